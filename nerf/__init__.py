@@ -1,0 +1,1 @@
+"""Fields, renderers, losses, the trainer and its results."""
