@@ -1,0 +1,342 @@
+"""Builds and loads the compiled operators of an extension folder, once, and says what to do where it cannot.
+
+`load("gridencoder")` makes `torch.ops.gridencoder.*` exist. It takes, in this order, the library that
+scripts/install_ext.sh left beside the package, the one an earlier run left in the cache, or builds one (about 5 s).
+Without a compiler it prints one warning line and answers False: the caller then uses the package's reference.py.
+
+Environment: TADPOLE_CACHE (default ~/.cache/tadpole), TADPOLE_OPS (native or torch), CXX, CUDA_HOME, MAX_JOBS,
+TORCH_CUDA_ARCH_LIST.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent
+NAMES = ("raymarching", "gridencoder", "shencoder", "freqencoder")
+MODES = ("native", "torch")
+MEMORY_PER_JOB = 1.5e9  # bytes nvcc needs for one file; g++ needs a fifth of it
+
+# No -march: kernels choose AVX2 or AVX-512 when they run, so that a cache shared by machines cannot crash older ones.
+DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
+CXX_FLAGS = ["-O3", "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd", *DEFINES]
+CUDA_FLAGS = ["-O3", "-DUSE_CUDA", *DEFINES]
+
+
+class ExtensionBuildError(RuntimeError):
+    """A compiled extension could not be built or loaded; the message is one line: what failed and how to fix it."""
+
+
+@dataclass(frozen=True)
+class ExtensionStatus:
+    """Where an extension stands in this process, for `main.py doctor`."""
+
+    name: str
+    mode: str  # native | torch
+    native: bool  # torch.ops.<name> is loaded and in use
+    library: Path | None  # the library that is or would be loaded, None: it has yet to be built
+    error: str | None  # why the references serve although the mode is native
+
+
+_mode = os.environ.get("TADPOLE_OPS", "native")
+_loaded: dict[str, bool] = {}
+_libraries: dict[str, Path] = {}  # what this process has mapped: the same operators twice would end it
+_errors: dict[str, str] = {}
+_warned: set[str] = set()
+_lock = threading.RLock()
+
+
+def set_mode(mode: str) -> None:
+    """Choose the compiled operators ("native") or the torch references ("torch") for all calls from now on."""
+    global _mode
+    if mode not in MODES:
+        raise ValueError(f"--ops must be one of {', '.join(MODES)}, got {mode!r}")
+    _mode = mode
+
+
+def load(name: str, *, progress: bool = True, on_load: Callable[[], None] | None = None) -> bool:
+    """Make torch.ops.<name> available; cheap after the first call.
+
+    Args:
+        name: The extension folder.
+        progress: Print one line to stderr while building.
+        on_load: Called once, when the library has been loaded: register_fake and register_autograd belong there.
+
+    Returns:
+        True where the native operators are in use, False where the torch references serve: the mode is "torch", or
+        the build failed, which is said once in one warning line.
+
+    Raises:
+        ValueError: TADPOLE_OPS is neither native nor torch.
+    """
+    if _mode == "torch":
+        return False
+    known = _loaded.get(name)
+    if known is not None:
+        return known
+    if _mode not in MODES:
+        raise ValueError(f"TADPOLE_OPS must be one of {', '.join(MODES)}, got {_mode!r}")
+    with _lock:
+        if name in _loaded:
+            return _loaded[name]
+        try:
+            build(name, progress=progress)
+        except ExtensionBuildError as error:
+            _errors[name] = str(error)
+            _loaded[name] = False
+            if str(error) not in _warned:
+                _warned.add(str(error))
+                print(f"warning: {error}; the slower torch operators serve meanwhile", file=sys.stderr, flush=True)
+            return False
+        if on_load is not None:
+            on_load()
+        _loaded[name] = True
+        return True
+
+
+def status(name: str) -> ExtensionStatus:
+    """The state of one extension; builds and loads nothing."""
+    library = next((path for path in (_beside(name), _cached(name)) if path.exists()), None)
+    return ExtensionStatus(name, _mode, _mode == "native" and _loaded.get(name, False), library, _errors.get(name))
+
+
+def build(name: str, *, progress: bool = True) -> Path:
+    """Load the library of an extension into this process, building it first where needed.
+
+    Returns: the library's path. Raises: ExtensionBuildError. `load` is the friendly version of this.
+    """
+    if name in _libraries:
+        return _libraries[name]
+    for path in (_beside(name), _cached(name)):
+        if _try_load(name, path):
+            return path
+    target = _cached(name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(f"{target}.lock", "a")
+    except OSError as error:
+        raise ExtensionBuildError(
+            f"cannot write {target.parent} ({error.strerror}): set TADPOLE_CACHE to a folder you may write to"
+        ) from error
+    with lock:  # flock belongs to the process: it cannot outlive a killed build
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                print(f"another process is building {name}, waiting for it ...", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if _try_load(name, target):  # built while we waited
+            return target
+        target.unlink(missing_ok=True)
+        for stale in target.parent.glob(
+            f"{target.stem}.build-*"
+        ):  # left by a killed build, with torch's own lock inside
+            shutil.rmtree(stale, ignore_errors=True)
+        _compile(name, target, progress)
+    return target
+
+
+def build_all(names: Sequence[str] = NAMES, parallel: int | None = None, *, progress: bool = True) -> dict[str, Path]:
+    """Build and load several extensions side by side. Raises ExtensionBuildError for the first that fails."""
+    parallel = min(len(names), parallel or _jobs())
+    with _build_environment(max(1, _jobs() // parallel)), ThreadPoolExecutor(parallel) as pool:
+        paths = pool.map(lambda name: build(name, progress=progress), names)
+        return dict(zip(names, paths, strict=True))
+
+
+def check_toolchain() -> None:
+    """Raise ExtensionBuildError where something needed to build is missing or does not fit; takes milliseconds."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
+    if shutil.which(compiler) is None:
+        fix = "xcode-select --install" if sys.platform == "darwin" else "sudo apt install g++"
+        raise ExtensionBuildError(f"no C++ compiler ({compiler} is not on PATH): {fix}, or set CXX")
+    if _ninja_folder() is None and shutil.which("ninja") is None:
+        raise ExtensionBuildError("no ninja to build the compiled operators with: pip install ninja")
+    if torch.cuda.is_available():
+        _check_cuda()
+
+
+def setup_kwargs(name: str) -> dict:
+    """Arguments of setuptools.setup() for `<name>/setup.py build_ext`, which puts the library beside the package."""
+    from setuptools.command.build_ext import build_ext
+
+    class BuildExtension(build_ext):
+        def run(self) -> None:
+            print(install(name))
+
+    return {"name": f"tadpole-{name}", "version": "0.1", "packages": [], "cmdclass": {"build_ext": BuildExtension}}
+
+
+def install(name: str) -> Path:
+    """Build an extension and copy its library beside the package, where every later run finds it without a cache."""
+    built, target = build(name), _beside(name)
+    if built != target:
+        for old in target.parent.glob("_C.*.so"):
+            old.unlink()
+        _replace(shutil.copy, built, target)
+    return target
+
+
+def _compile(name: str, target: Path, progress: bool) -> None:
+    """Compile into a fresh folder, load the result and move it to `target`. The caller holds the lock."""
+    check_toolchain()
+    from torch.utils import cpp_extension
+
+    folder = ROOT / name / "csrc"
+    sources = [folder / "ops.cpp", folder / "cpu.cpp"] + ([folder / "cuda.cu"] if torch.cuda.is_available() else [])
+    seconds = 60 if torch.cuda.is_available() else 5
+    if progress:
+        print(f"building {name} (first use, about {seconds} s) ...", file=sys.stderr, flush=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{target.stem}.build-", dir=target.parent))
+    try:
+        with _build_environment(_jobs()):
+            cpp_extension.load(
+                name=name,
+                sources=[str(source) for source in sources],
+                extra_cflags=CXX_FLAGS,
+                extra_cuda_cflags=CUDA_FLAGS,
+                extra_ldflags=["-fopenmp"] if "-fopenmp" in CXX_FLAGS else [],
+                extra_include_paths=[str(ROOT)],
+                build_directory=str(work),
+                is_python_module=False,
+            )
+        _replace(os.replace, next(work.glob("*.so")), target)
+        _libraries[name] = target
+    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+        log = target.with_suffix(".log")
+        log.write_text(str(error))
+        lines = str(error).splitlines() or [type(error).__name__]
+        cause = next((line.strip() for line in lines if re.search(r"\berror\b[: ]", line)), lines[0])
+        raise ExtensionBuildError(f"building {name} failed: {cause} (see {log}; check with: main.py doctor)") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _try_load(name: str, path: Path) -> bool:
+    """Whether the library exists and loads; one that does not (truncated, other libc or CUDA) is to be built again."""
+    try:
+        torch.ops.load_library(str(path))
+    except OSError:
+        return False
+    _libraries[name] = path
+    return True
+
+
+def _replace(move: Callable, source: Path, target: Path) -> None:
+    """Put a file at `target` so that other processes see nothing or all of it."""
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    move(source, part)
+    os.replace(part, target)
+
+
+def _source_hash(name: str) -> str:
+    """Changes with every source, header (the shared ones too) and flag."""
+    digest = hashlib.sha256(repr((CXX_FLAGS, CUDA_FLAGS, os.environ.get("CXX"))).encode())
+    for folder in (ROOT / name / "csrc", ROOT / "common" / "csrc"):
+        for path in sorted(folder.glob("*")):
+            if path.suffix in (".h", ".cpp", ".cu"):
+                digest.update(f"{folder.parent.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _variant() -> str:
+    """The hardware a library is built for."""
+    if not torch.cuda.is_available():
+        return f"{platform.machine()}-cpu"
+    visible = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or "+".join(f"{a}.{b}" for a, b in sorted(visible))
+    return f"{platform.machine()}-cuda{torch.version.cuda}-sm{re.sub('[^0-9.A-Za-z+]+', '+', archs)}"
+
+
+def _cached(name: str) -> Path:
+    base = Path(os.environ.get("TADPOLE_CACHE") or "~/.cache/tadpole").expanduser() / "extensions"
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    return base / f"{name}-{_source_hash(name)}-{python}-torch{torch.__version__.split('+')[0]}-{_variant()}.so"
+
+
+def _beside(name: str) -> Path:
+    """Neither torch nor python is in its name: thanks to the stable ABI one build serves later versions of both."""
+    return ROOT / name / f"_C.{_source_hash(name)}-{_variant()}.so"
+
+
+def _check_cuda() -> None:
+    """torch's `load` does not compare versions, and a mismatch ends in unreadable linker or driver errors."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    need = torch.version.cuda
+    nvcc = Path(CUDA_HOME or "", "bin", "nvcc")
+    if CUDA_HOME is None or not nvcc.exists():
+        raise ExtensionBuildError(f"nvcc not found: install the CUDA toolkit {need} or set CUDA_HOME")
+    text = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"release (\d+)\.(\d+)", text)
+    if need and found and found.group(1) != need.split(".")[0]:
+        have = ".".join(found.groups())
+        raise ExtensionBuildError(
+            f"nvcc {have} ({nvcc}) does not fit torch's CUDA {need}: install CUDA toolkit {need}, set CUDA_HOME to it"
+        )
+
+
+def _ninja_folder() -> str | None:
+    with contextlib.suppress(ImportError):
+        import ninja
+
+        return ninja.BIN_DIR
+    return None
+
+
+def _jobs() -> int:
+    """Compile jobs that fit into cores and free memory."""
+    if os.environ.get("MAX_JOBS", "").isdigit():
+        return max(1, int(os.environ["MAX_JOBS"]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return cores
+    return max(1, min(cores, int(free / MEMORY_PER_JOB)))
+
+
+@contextlib.contextmanager
+def _build_environment(jobs: int) -> Iterator[None]:
+    """ninja on PATH and MAX_JOBS set for torch, both put back afterwards."""
+    before = {key: os.environ.get(key) for key in ("PATH", "MAX_JOBS")}
+    if _ninja_folder():
+        os.environ["PATH"] = os.pathsep.join([_ninja_folder(), before["PATH"] or os.defpath])
+    os.environ["MAX_JOBS"] = str(before["MAX_JOBS"] or jobs)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+if __name__ == "__main__":  # scripts/install_ext.sh
+    started = time.perf_counter()
+    try:
+        build_all(progress=True)
+        for installed in map(install, NAMES):
+            print(installed)
+    except ExtensionBuildError as failure:
+        sys.exit(f"extension.py: {failure}")
+    print(f"{len(NAMES)} extensions ready in {time.perf_counter() - started:.1f} s")
