@@ -1,0 +1,249 @@
+"""The command line: the dataclasses of nerf/config.py as argparse, and what was typed as a `Config` again.
+
+Order of precedence: defaults, presets (-O, -O2, then the guidance's own), the --file, the command line. For a command
+on a trained run (--test, --six_views, --save_mesh without --text) the options stored in the checkpoint replace
+the defaults, so that nothing has to be typed twice. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, fields
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nerf import checkpoint
+from nerf.config import PRESETS, Config, group_class, options, spelling
+from nerf.select_guidance import select_guidance
+from nerf.validate import validate
+
+USAGE = 'python main.py --text "a frog" --workspace out [options]'
+EPILOG = (
+    "commands: without one, train; `python main.py doctor` checks this machine; --test, --six_views and --save_mesh "
+    "(without --text) work on the trained run in --workspace. A flag is turned off by --no_<name>."
+)
+# Options of stable-dreamfusion whose feature is not here.
+NOT_YET = set(
+    "--image --image_config --known_view_interval --known_view_scale --known_view_noise_scale --default_radius "
+    "--default_polar --default_azimuth --default_fovy --zero123_config --zero123_ckpt --zero123_grad_scale --IF "
+    "--dmtet --tet_grid_size --init_with --lock_geo --dmtet_reso_scale --lambda_mesh_normal --lambda_mesh_laplacian "
+    "--lambda_rgb --lambda_mask --lambda_normal --lambda_depth --gui --W --H --radius --fovy --light_theta --light_phi "
+    "--max_spp".split()
+)
+NO_MEANING = {"--dont_override_stuff": "presets never override what is typed"}
+NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call of main.py asks for."""
+
+    commands: tuple[str, ...]  # doctor | train | test, six_views, save_mesh
+    config: Config
+    notes: tuple[str, ...]  # one line each, to print before the work
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Read the command line (without the program's name).
+
+    Raises:
+        ValueError: one line in the user's spelling. SystemExit: --help was asked for and printed.
+    """
+    notes: list[str] = []
+    words, typed = _typed(argv, notes)
+    if words == ["doctor"]:
+        return Request(("doctor",), Config().updated(typed), tuple(notes))
+    if words:
+        raise ValueError(f'unexpected {words[0]!r}: options begin with --, e.g. --text "a frog"')
+    validate(_configure({}, typed))
+    commands = _commands(typed)
+    if commands == ("train",):
+        config, note = _training(typed)
+    else:
+        config, note = _trained(commands, typed)
+    validate(config)
+    notes += [*([note] if note else []), *_notes(config)]
+    return Request(commands, config, tuple(notes))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """argparse over the groups of `Config`; what was not typed is absent from the namespace."""
+    parser = _Parser(
+        prog="main.py",
+        usage=USAGE,
+        description="Turn a sentence into a 3D object.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=120),
+    )
+    for group in fields(Config):
+        section = parser.add_argument_group(group_class(group).__doc__)
+        for option in fields(group_class(group)):
+            _add_option(section, option)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(re.sub(r"^argument ([^\s/]+)\S*: ", r"\1 ", message))
+
+
+def _add_option(section: argparse._ArgumentGroup, option: Field) -> None:
+    meta = option.metadata
+    names = [spelling(option.name), *([meta["alias"]] if meta["alias"] else [])]
+    text = (meta["help"] + _default(option)).replace("%", "%%")
+    if meta["kind"] is bool:
+        section.add_argument(*names, dest=option.name, action="store_true", help=text)
+        if not meta["flag"]:
+            section.add_argument(f"--no_{option.name}", dest=option.name, action="store_false", help=argparse.SUPPRESS)
+        return
+    metavar: Any = meta["metavar"] or {int: "N", float: "X", str: "TEXT"}[meta["kind"]]
+    if meta["count"] == 2:
+        metavar = ("MIN", "MAX")
+    elif meta["choices"]:
+        metavar = "{" + ",".join(meta["choices"]) + "}"
+    count = "+" if meta["count"] == 0 else meta["count"]
+    convert = {int: _whole_number, float: _number, str: str}[meta["kind"]]
+    section.add_argument(*names, dest=option.name, type=convert, nargs=count, metavar=metavar, help=text)
+
+
+def _default(option: Field) -> str:
+    value = option.default
+    if value is None or value is False or value in ("", ()):
+        return ""
+    return f" ({' '.join(f'{v:g}' for v in value)})" if isinstance(value, tuple) else f" ({value})"
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"needs a number, got {text!r}") from None
+
+
+def _whole_number(text: str) -> int:
+    value = _number(text)  # 5e4 is a whole number
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"needs a whole number, got {text!r}")
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else int(value)  # exact above 2^53
+
+
+def _typed(argv: Sequence[str], notes: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Words that are no option, and {option: value} of what was typed, the --file included."""
+    parser = build_parser()
+    words, typed = _read(parser, list(argv), notes)
+    if typed.get("file"):
+        more, from_file = _read(parser, _file_arguments(typed["file"]), notes)
+        if "file" in from_file:
+            raise ValueError(f"--file {typed['file']}: an argument file cannot name another --file")
+        words, typed = more + words, {**from_file, **typed}
+    return words, typed
+
+
+def _file_arguments(path: str) -> list[str]:
+    """The arguments in a file: one option per line or as in a shell; # begins a comment."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return shlex.split(text.replace("\\\n", " "), comments=True)
+    except OSError as error:
+        raise ValueError(f"--file {path}: {error.strerror or error}: give an argument file that exists") from None
+    except ValueError as error:  # an open quotation, or not UTF-8
+        raise ValueError(f"--file {path}: cannot be read as arguments ({error})") from None
+
+
+def _read(parser: argparse.ArgumentParser, tokens: list[str], notes: list[str]) -> tuple[list[str], dict[str, Any]]:
+    tokens = [format(Decimal(t), "f") if NEGATIVE_NUMBER.fullmatch(t) else t for t in tokens]  # argparse reads no -1e-3
+    for name, reason in NO_MEANING.items():
+        if name in tokens:
+            tokens.remove(name)
+            notes.append(f"{name} has no effect: {reason}")
+    _check_counts(parser, tokens)
+    namespace, words = parser.parse_known_args(tokens)
+    return words, {k: tuple(v) if isinstance(v, list) else v for k, v in vars(namespace).items()}
+
+
+def _check_counts(parser: argparse.ArgumentParser, tokens: list[str]) -> None:
+    """Unknown options and wrong numbers of values, with better words than argparse has."""
+    positions = [i for i, token in enumerate(tokens) if _is_option(token)] + [len(tokens)]
+    for i, end in zip(positions, positions[1:], strict=False):
+        name, equals, value = tokens[i].partition("=")
+        values = [value] * bool(equals) + tokens[i + 1 : end]
+        action = parser._option_string_actions.get(name)
+        if action is None:
+            raise ValueError(_unknown(name, list(parser._option_string_actions)))
+        got = " ".join(values)
+        if action.nargs == 0 and values:
+            raise ValueError(f"{name} takes no value, got {got!r}")
+        if action.nargs is None and len(values) != 1:
+            hint = f"got {len(values)}: put quotes around {got!r}" if values else "got none"
+            raise ValueError(f"{name} needs one value, {hint}")
+        if action.nargs == 2 and len(values) != 2:
+            raise ValueError(f"{name} needs 2 numbers, got {f'{len(values)}: {got}' if values else 'none'}")
+        if action.nargs == "+" and not values:
+            raise ValueError(f"{name} needs a value, got none")
+
+
+def _is_option(token: str) -> bool:
+    return token.startswith("-") and len(token) > 1 and " " not in token and not NEGATIVE_NUMBER.fullmatch(token)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    if name in NOT_YET:
+        return f"{name} is not supported yet; python main.py --help lists what is"
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    return f"unknown option {name}" + (f": did you mean {near[0]}?" if near else "; python main.py --help lists them")
+
+
+def _commands(typed: dict[str, Any]) -> tuple[str, ...]:
+    views = tuple(name for name in ("test", "six_views") if typed.get(name))
+    mesh = ("save_mesh",) if typed.get("save_mesh") and (views or "text" not in typed) else ()
+    return views + mesh or ("train",)
+
+
+def _configure(defaults: dict[str, Any], typed: dict[str, Any], guidance: tuple[str, ...] = ()) -> Config:
+    """defaults < presets < typed."""
+    presets = [PRESETS[name] for name in ("O", "O2") if typed.get(name)]
+    presets += [PRESETS[name] for name in guidance if name in PRESETS]
+    values = dict(defaults)
+    for layer in (*presets, {"guidance": guidance}, typed):
+        values.update(layer)
+    return Config().updated(values)
+
+
+def _training(typed: dict[str, Any]) -> tuple[Config, str]:
+    if "text" not in typed:
+        raise ValueError('--text is needed: say what to make, e.g. python main.py --text "a frog" --workspace out')
+    guidance, note = select_guidance(_configure({}, typed), typed)
+    return _configure({}, typed, guidance), note
+
+
+def _trained(commands: tuple[str, ...], typed: dict[str, Any]) -> tuple[Config, str]:
+    """The options of the run in the workspace, from its checkpoint; what is typed wins."""
+    run = _configure({}, typed).run
+    path = checkpoint.find(run.workspace, run.ckpt)
+    if path is None:
+        raise ValueError(
+            f"{spelling(commands[0])} needs a trained run, but {run.workspace} has no checkpoint: "
+            f'train first, python main.py --text "a frog" --workspace {run.workspace}'
+        )
+    stored = checkpoint.read_meta(path).get("config", {})
+    per_call = {"test", "six_views", "save_mesh", "file", "ckpt", "workspace", "debug", "device", "ops"}
+    stored = {name: value for name, value in stored.items() if name in options() and name not in per_call}
+    return _configure({}, {**stored, **typed}), f"options of {path}, made for {stored.get('text')!r}"
+
+
+def _notes(config: Config) -> list[str]:
+    notes = []
+    if config.model.backbone == "grid_taichi":
+        notes.append("--backbone grid_taichi: the native kernels serve, same as --backbone grid")
+    if config.marching.taichi_ray:
+        notes.append("--taichi_ray: the native kernels serve, same as --cuda_ray")
+    if config.run.ckpt == "best":
+        notes.append("--ckpt best: score distillation ranks no checkpoints, the latest is taken")
+    return notes

@@ -1,0 +1,64 @@
+"""Which diffusion model judges the pictures when the user did not say. Imports no torch."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nerf.config import Config
+
+PROBE_TIMEOUT = 5.0  # seconds the hub has to show that the weights can be downloaded
+
+
+def select_guidance(config: Config, typed: dict[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The guidance of a run and one line that says why ("" where the user chose it).
+
+    --guidance decides; a model named by --hf_key or --sd_version is Stable Diffusion. Without either: Stable
+    Diffusion where there is an accelerator and its weights are cached or can be downloaded, else toybox.
+    """
+    if config.guidance.guidance:
+        return config.guidance.guidance, ""
+    if "hf_key" in typed or "sd_version" in typed:
+        return ("SD",), ""
+    if not has_accelerator(config.run.device):
+        return ("toybox",), "guidance: toybox, the model in this repository (no GPU; --guidance SD is Stable Diffusion)"
+    if not weights_available(config.guidance.sd_version):
+        reason = "Stable Diffusion is neither cached nor can be downloaded; --guidance SD says why"
+        return ("toybox",), f"guidance: toybox, the model in this repository ({reason})"
+    return ("SD",), f"guidance: Stable Diffusion {config.guidance.sd_version} (--guidance toybox needs no download)"
+
+
+def has_accelerator(device: str = "auto") -> bool:
+    """Whether training will run on a GPU: a driver is there, torch is built for it, and the user did not ask for cpu."""
+    if device == "cpu" or "+cpu" in torch_version():
+        return False
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def torch_version() -> str:
+    """The installed torch's version, read without importing it; "" without one."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def weights_available(sd_version: str) -> bool:
+    """Whether one of the version's sources is cached or answers on the hub. Downloads nothing."""
+    from huggingface_hub import HfApi
+
+    from guidance import weights
+
+    sources = weights.resolve(sd_version)
+    if any(weights.cached(source) for source in sources):
+        return True
+    for source in sources:
+        try:
+            HfApi().model_info(source, timeout=PROBE_TIMEOUT)
+            return True
+        except Exception as error:  # the hub's client has no common base for its errors
+            if weights.explain(error).startswith("hub unreachable"):  # so are the other sources
+                return False
+    return False
