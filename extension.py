@@ -112,6 +112,11 @@ def load(name: str, *, progress: bool = True, on_load: Callable[[], None] | None
         return True
 
 
+def serves(name: str, tensor: torch.Tensor, *, on_load: Callable[[], None] | None = None) -> bool:
+    """Whether the native operators of `name` take this tensor: they are float32 (and lower) on CPU and CUDA."""
+    return tensor.device.type in ("cpu", "cuda") and tensor.dtype != torch.float64 and load(name, on_load=on_load)
+
+
 def status(name: str) -> ExtensionStatus:
     """The state of one extension; builds and loads nothing."""
     library = next((path for path in (_beside(name), _cached(name)) if path.exists()), None)
