@@ -1,0 +1,105 @@
+"""The rules of score distillation as pure functions.
+
+alpha_bar is the cumulative product of the noise schedule (`alphas_cumprod`): noisy = sqrt(alpha_bar) original +
+sqrt(1 - alpha_bar) noise (DDPM, arXiv:2006.11239, eq. 4). Wherever a function takes `alphas_cumprod_t`, it has one
+value per batch element, [B], and the pictures are [B, ...].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+TINY = 1e-8  # under every division: schedules with zero terminal SNR reach alpha_bar = 0
+
+
+def add_noise(original: Tensor, noise: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """The picture `original` after noising to alpha_bar (DDPM, arXiv:2006.11239, eq. 4). [B, ...]"""
+    a = _per_element(alphas_cumprod_t, original)
+    return a.sqrt() * original + (1 - a).sqrt() * noise
+
+
+def predicted_noise(output: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor, prediction_type: str) -> Tensor:
+    """The noise a model sees in `noisy`, from its raw `output`.
+
+    Conversions between epsilon, v and x0: progressive distillation (arXiv:2202.00512, section 4 and appendix D).
+
+    Raises:
+        ValueError: `prediction_type` is not one of PREDICTION_TYPES.
+    """
+    a = _per_element(alphas_cumprod_t, noisy)
+    if prediction_type == "epsilon":
+        return output
+    if prediction_type == "v_prediction":
+        return a.sqrt() * output + (1 - a).sqrt() * noisy
+    if prediction_type == "sample":
+        return (noisy - a.sqrt() * output) / (1 - a).clamp(min=TINY).sqrt()
+    raise ValueError(f"prediction_type needs one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r}")
+
+
+def predicted_original(noise_pred: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """The clean picture that `noisy` would be if `noise_pred` were its noise (DDIM, arXiv:2010.02502, eq. 9)."""
+    a = _per_element(alphas_cumprod_t, noisy)
+    return (noisy - (1 - a).sqrt() * noise_pred) / a.clamp(min=TINY).sqrt()
+
+
+def classifier_free_guidance(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
+    """uncond + scale (cond - uncond) (arXiv:2207.12598, with scale = 1 + w): 1 is no guidance. [B, ...]"""
+    return uncond + scale * (cond - uncond)
+
+
+def perpendicular(v: Tensor, onto: Tensor) -> Tensor:
+    """The part of v orthogonal to onto, per batch element; v itself where onto is 0. [B, ...]"""
+    dims = tuple(range(1, v.dim()))
+    # Clamp before dividing: equal predictions give 0/0 here and NaN the image.
+    share = (v * onto).sum(dims, keepdim=True) / (onto * onto).sum(dims, keepdim=True).clamp(min=TINY)
+    return v - share * onto
+
+
+def perp_neg(uncond: Tensor, positive: Tensor, negatives: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """Guidance away from negatives, but never against the positive (Perp-Neg, arXiv:2304.04968, eq. 6).
+
+    Args:
+        uncond: Predictions without the prompt. [B, ...]
+        positive: Predictions with the prompt. [B, ...]
+        negatives: Predictions with each negative. [B, K, ...]
+        weights: Weight of each negative, <= 0 steers away. [B, K]
+        scale: Guidance scale of the sum; with zero weights this is `classifier_free_guidance`.
+
+    Returns:
+        uncond + scale (d + sum_k weights_k perpendicular(negative_k - uncond, d)) with d = positive - uncond. [B, ...]
+    """
+    delta = positive - uncond
+    direction = delta
+    for negative, weight in zip(negatives.unbind(1), weights.unbind(1), strict=True):
+        direction = direction + _per_element(weight, delta) * perpendicular(negative - uncond, delta)
+    return uncond + scale * direction
+
+
+def sds_gradient(noise_pred: Tensor, noise: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """Score distillation gradient w(t) (noise_pred - noise), w(t) = 1 - alpha_bar (arXiv:2209.14988, eq. 3). [B, ...]
+
+    Elements that are not finite become 0, so that an overflow in half precision loses a pixel and not the run.
+    """
+    gradient = (1 - _per_element(alphas_cumprod_t, noise)) * (noise_pred - noise)
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def distillation_loss(latents: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar whose gradient with respect to `latents` is `gradient` / B: summed over elements, averaged over views.
+
+    Its value is |gradient|^2 / (2 B), the squared distance to the target `latents - gradient`.
+
+    Args:
+        latents: What the gradient is for. Differentiable. [B, ...]
+        gradient: Treated as a constant. [B, ...]
+    """
+    gradient = gradient.detach()
+    surrogate = (latents * gradient).sum() / len(latents)
+    return surrogate - surrogate.detach() + 0.5 * gradient.square().sum() / len(latents)
+
+
+def _per_element(values: Tensor, like: Tensor) -> Tensor:
+    """values [B] in the shape [B, 1, ...] that multiplies `like` [B, ...], in its dtype and device."""
+    return values.to(like).view(-1, *[1] * (like.dim() - 1))
