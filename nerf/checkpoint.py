@@ -59,13 +59,15 @@ def find(workspace: str | Path, ckpt: str = "latest") -> Path | None:
     """The checkpoint that `--ckpt` means: a file, or the latest in workspace/checkpoints; None: there is none.
 
     Raises:
-        ValueError: `ckpt` is neither a known name nor a file.
+        ValueError: `ckpt` is neither a known name nor a file, or `workspace` is a file.
     """
+    if os.path.isfile(workspace):
+        raise ValueError(f"--workspace needs a folder, got {str(workspace)!r}: it is a file")
     if ckpt == "scratch":
         return None
     if ckpt in NAMES:
         return next(reversed(_steps(Path(workspace) / "checkpoints")), None)
-    if not Path(ckpt).is_file():
+    if not os.path.isfile(ckpt):
         raise ValueError(f"--ckpt needs {', '.join(NAMES)} or a file that exists, got {ckpt!r}")
     return Path(ckpt)
 

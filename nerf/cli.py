@@ -190,7 +190,8 @@ def _check_counts(parser: argparse.ArgumentParser, tokens: list[str]) -> None:
 
 
 def _is_option(token: str) -> bool:
-    return token.startswith("-") and len(token) > 1 and " " not in token and not NEGATIVE_NUMBER.fullmatch(token)
+    name = token.partition("=")[0]
+    return name.startswith("-") and len(name) > 1 and " " not in name and not NEGATIVE_NUMBER.fullmatch(token)
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -51,10 +51,20 @@ def _check_numbers(name: str, meta: dict[str, Any], value: Any) -> None:
     )
     if inside and (not meta["ascending"] or items[0] <= items[1]):
         return
-    smallest = f"{low:g} <= " if low is not None else f"{above:g} < " if above is not None else ""
-    largest = f" <= {high:g}" if high is not None else ""
-    what = "min <= max" if meta["ascending"] else "value"
-    raise ValueError(f"{spelling(name)} needs {smallest}{what}{largest}, {got}")
+    raise ValueError(f"{spelling(name)} needs {_bounds(meta)}, {got}")
+
+
+def _bounds(meta: dict[str, Any]) -> str:
+    """0 < min <= max for a pair; at least 1, from 0 to 1 and the like for one value."""
+    low, high, above = meta["low"], meta["high"], meta["above"]
+    if meta["ascending"]:
+        smallest = f"{low} <= " if low is not None else f"{above} < " if above is not None else ""
+        return f"{smallest}min <= max" + (f" <= {high}" if high is not None else "")
+    if low is not None and high is not None:
+        return f"a value from {low} to {high}"
+    if high is not None:
+        return f"at most {high}"
+    return f"at least {low}" if low is not None else f"more than {above}"
 
 
 def _check_together(config: Config) -> None:

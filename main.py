@@ -1,0 +1,81 @@
+"""Tadpole: turn a sentence into a 3D object.
+
+python main.py --text "a frog" --workspace out
+python main.py --help
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from nerf import checkpoint, cli
+from nerf.preflight import preflight
+
+USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return the exit status; an error of the user is one line on stderr."""
+    try:
+        return run(cli.parse(argv))
+    except KeyboardInterrupt:
+        return complain("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+    except Exception as error:
+        if "--debug" in argv:
+            raise
+        status = explain(error)
+        if status is None:
+            raise
+        return status
+
+
+def run(request: cli.Request) -> int:
+    """Carry out what the command line asks for, cheap checks first."""
+    config = request.config
+    if request.commands == ("doctor",):
+        from nerf import doctor
+
+        return doctor.run(config)
+    if "train" in request.commands and "toybox" in config.guidance.guidance:
+        from toybox import words
+
+        words.parse(config.run.text)
+    preflight(request.commands, config)
+    for note in request.notes:
+        print(note, file=sys.stderr, flush=True)
+    if "train" in request.commands and config.run.ckpt == "scratch":
+        if moved := checkpoint.set_aside(config.run.workspace):
+            print(f"--ckpt scratch: the old run is kept in {moved}", file=sys.stderr, flush=True)
+
+    from nerf import build
+
+    work = {
+        "train": build.run_training,
+        "test": build.run_test,
+        "six_views": build.run_six_views,
+        "save_mesh": build.run_save_mesh,
+    }
+    for command in request.commands:
+        work[command](config)
+    return 0
+
+
+def explain(error: Exception) -> int | None:
+    """Print what the user can do about an error and return the exit status; None: it is a fault of this program."""
+    if isinstance(error, ValueError):
+        return complain(error, USER_ERROR)
+    if isinstance(error, OSError):
+        return complain(error, FAILURE)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return complain("out of GPU memory: use --vram_O, smaller --w and --h, or --batch_size 1", FAILURE)
+    return None
+
+
+def complain(message: object, status: int) -> int:
+    print("main.py:", " ".join(str(message).splitlines()), file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
