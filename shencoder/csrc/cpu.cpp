@@ -1,5 +1,7 @@
 #include "sh.h"
 
+#include <algorithm>
+
 namespace tadpole {
 namespace {
 
