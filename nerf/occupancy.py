@@ -1,0 +1,128 @@
+"""Which cells of the box may hold something: the grid that lets the packed renderer skip empty space.
+
+Instant-NGP, arXiv:2201.05989, appendix C. Letters in shapes: C cascades, H cells per edge, M points.
+Cascade c covers [-b, b]^3 with b = bound * 2^(c + 1 - C), the last one the whole box; cells lie in Morton order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from raymarching import morton3D_invert, packbits
+
+CHUNK = 1 << 16  # points per query: bounds the memory of an update
+# Without a floor the cells of a field that has become empty would stay occupied: they and their mean decay together.
+FLOOR = 1e-3  # 1/scene unit: a path through the whole box at this density is 0.3 % opaque
+
+
+class OccupancyGrid(nn.Module):
+    """A running maximum of the density in each cell, and one bit per cell: worth a sample or not.
+
+    Everything it knows is in buffers, so a checkpoint holds it. Before the first update every bit is set.
+
+    Args:
+        bound: Half the edge of the box, scene units. There are ceil(log2(bound)) + 1 cascades.
+        resolution: Cells per edge, a power of two up to 1024.
+        density_thresh: A cell is worth a sample above min(this, mean density) and above 0.001, 1/scene unit.
+        decay: What remains of the old density of a cell each time it is looked at.
+        warmup_updates: The first so many updates look at every cell; later ones at a random quarter and, of the
+            occupied cells, at as many again at most.
+
+    Raises:
+        ValueError: a resolution that is no power of two, a bound or decay out of range.
+    """
+
+    def __init__(
+        self,
+        bound: float,
+        *,
+        resolution: int = 128,
+        density_thresh: float = 10.0,
+        decay: float = 0.95,
+        warmup_updates: int = 16,
+    ):
+        super().__init__()
+        if not 2 <= resolution <= 1024 or resolution & (resolution - 1):
+            raise ValueError(f"the occupancy resolution must be a power of two from 2 to 1024, got {resolution}")
+        if not bound > 0:
+            raise ValueError(f"the bound of the occupancy grid must be positive, got {bound}")
+        if not 0 < decay <= 1:
+            raise ValueError(f"the decay of the occupancy grid must be in (0, 1], got {decay}")
+        self.bound = float(bound)
+        self.resolution = resolution
+        self.cascades = 1 + max(0, math.ceil(math.log2(bound)))
+        self.density_thresh = float(density_thresh)
+        self.decay = float(decay)
+        self.warmup_updates = warmup_updates
+        cells = resolution**3
+        self.register_buffer("density_grid", torch.zeros(self.cascades, cells))
+        self.register_buffer("bitfield", torch.full((self.cascades * cells // 8,), 255, dtype=torch.uint8))
+        self.register_buffer("mean_density", torch.zeros(()))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def half_edge(self, cascade: int) -> float:
+        """Half the edge of a cascade, scene units."""
+        return self.bound * 2.0 ** (cascade + 1 - self.cascades)
+
+    @torch.no_grad()
+    def update(self, density_fn: Callable[[Tensor], Tensor], *, generator: torch.Generator | None = None) -> None:
+        """Look at the density in some cells, at a random point of each, and set the bits anew.
+
+        Args:
+            density_fn: Positions [M, 3] -> density [M] >= 0, 1/scene unit.
+            generator: Draws cells and points; None: every cell, at its centre.
+        """
+        full = generator is None or int(self.updates) < self.warmup_updates
+        for cascade in range(self.cascades):
+            old = self.density_grid[cascade]
+            if full:
+                # A loop over ranges, so that 128^3 cells never exist as one list of points.
+                for cells in torch.arange(old.numel(), dtype=torch.int32, device=old.device).split(CHUNK):
+                    density = self._look(density_fn, cells, cascade, generator)
+                    part = old[int(cells[0]) : int(cells[-1]) + 1]
+                    torch.maximum(part.mul_(self.decay), density, out=part)
+            else:
+                cells = self._choose(old, generator)
+                seen = torch.full_like(old, -1.0)
+                for some in cells.split(CHUNK):
+                    density = self._look(density_fn, some, cascade, generator)
+                    # A maximum is the same in every order: cells drawn twice do no harm.
+                    seen.scatter_reduce_(0, some.long(), density, "amax")
+                old.copy_(torch.where(seen >= 0, torch.maximum(old * self.decay, seen), old))
+        self.mean_density.copy_(self.density_grid.mean())
+        self.updates += 1
+        self.bitfield.copy_(packbits(self.density_grid, self.threshold()))
+
+    def threshold(self) -> float:
+        """The density above which a cell is worth a sample, 1/scene unit."""
+        return max(min(float(self.mean_density), self.density_thresh), FLOOR)
+
+    def occupied(self) -> Tensor:
+        """Share of the cells of each cascade that are worth a sample, in [0, 1]. [C]"""
+        return (self.density_grid > self.threshold()).float().mean(1)
+
+    def _choose(self, density: Tensor, generator: torch.Generator) -> Tensor:
+        """One random cell of every four neighbours, and a random quarter's worth of occupied ones. [K] int32"""
+        quarter = density.numel() // 4
+        device = density.device
+        within = torch.randint(4, (quarter,), generator=generator, device=generator.device).to(device)
+        uniform = torch.arange(0, density.numel(), 4, device=device) + within
+        occupied = (density > self.threshold()).nonzero()[:, 0]
+        if len(occupied) > quarter:
+            chosen = torch.randint(len(occupied), (quarter,), generator=generator, device=generator.device)
+            occupied = occupied[chosen.to(device)]
+        return torch.cat([uniform, occupied]).int()
+
+    def _look(self, density_fn, cells: Tensor, cascade: int, generator: torch.Generator | None) -> Tensor:
+        """Density at one point of each cell. cells [K] int32 -> [K]"""
+        corner = morton3D_invert(cells).float()
+        if generator is None:
+            inside = 0.5
+        else:
+            inside = torch.rand(corner.shape, generator=generator, device=generator.device).to(corner.device)
+        half = self.half_edge(cascade)
+        return density_fn((corner + inside) * (2 * half / self.resolution) - half).float()
