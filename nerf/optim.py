@@ -1,0 +1,214 @@
+"""Optimizers, the learning rate over a run, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+# On the CPU the update runs block by block: the dozen passes over a block of this many numbers stay in the cache.
+_CPU_BLOCK = 1 << 17
+
+LR_SCALE = {"adan": 5.0, "adam": 1.0}  # by which --lr is multiplied
+
+
+def get_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
+    """The optimizer called `name` (adan, adam) with the settings of stable-dreamfusion.
+
+    Args:
+        groups: Parameter groups with their learning rates, `LR_SCALE` already applied by the caller.
+
+    Raises:
+        ValueError: There is no optimizer of that name.
+    """
+    if name == "adan":
+        return Adan(groups, eps=1e-8, weight_decay=2e-5, max_grad_norm=5.0)
+    if name == "adam":
+        return Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
+    raise ValueError(f"--optim needs one of {', '.join(LR_SCALE)}, got {name}")
+
+
+def lr_factor(step: int, iters: int, backbone: str = "grid") -> float:
+    """By what the learning rates of step `step` (from 0) are multiplied: 1, and a decay to 0.1 for vanilla."""
+    return 0.1 ** min(step / iters, 1.0) if backbone == "vanilla" else 1.0
+
+
+def scale_lr(optimizer: Optimizer, factor: float) -> None:
+    """Set each group's learning rate to `factor` times the one it started with (kept in the group, so in its state)."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+class Adan(Optimizer):
+    """Adaptive Nesterov momentum (arXiv:2208.06677, algorithm 1), with the bias corrections of its authors' code.
+
+    A parameter's clock runs only in steps that bring it a gradient. Bit-identical between runs, and between an
+    unbroken run and one resumed from `state_dict`, which holds tensors and plain numbers only.
+
+    Args:
+        betas: What stays of the averages of the gradient, of its difference and of its square, per step.
+        eps: Added to the root of the third average.
+        weight_decay: Decoupled and proximal: weights are divided by 1 + lr * weight_decay.
+        max_grad_norm: The gradient of all parameters together is scaled down to this norm; 0: never.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 0.0,
+    ):
+        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay), ("max_grad_norm", max_grad_norm)):
+            if not value >= 0:
+                raise ValueError(f"Adan needs {name} >= 0, got {value}")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Adan needs betas in [0, 1), got {betas}")
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+        self.max_grad_norm = max_grad_norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        clip = self._clip()
+        for group in self.param_groups:
+            settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+            gathered = []
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                entry = self._entry(p, clip)
+                if p.is_cpu and p.is_contiguous():
+                    for block in zip(*(t.reshape(-1).split(_CPU_BLOCK) for t in entry), strict=True):
+                        _adan(*([t] for t in block), steps=[self.state[p]["step"]], clip=clip, **settings)
+                else:
+                    gathered.append((p, entry))
+            if gathered:
+                steps = [self.state[p]["step"] for p, _ in gathered]
+                _adan(*map(list, zip(*(e for _, e in gathered), strict=True)), steps=steps, clip=clip, **settings)
+        return loss
+
+    def _clip(self) -> Tensor | None:
+        """By what all gradients are multiplied; a tensor, so that a GPU is not waited for."""
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not grads or self.max_grad_norm == 0:
+            return None
+        return (self.max_grad_norm / (nn.utils.get_total_norm(grads) + 1e-12)).clamp(max=1.0)
+
+    def _entry(self, p: Tensor, clip: Tensor | None) -> tuple[Tensor, ...]:
+        """The parameter, its gradient and its averages, with its clock advanced."""
+        state = self.state[p]
+        if not state:
+            state["step"] = 0
+            for name in ("average", "difference", "square"):
+                state[name] = torch.zeros_like(p)
+            state["previous"] = p.grad.clone() if clip is None else p.grad * clip  # the first difference is 0
+        state["step"] += 1
+        return p, p.grad, state["average"], state["difference"], state["square"], state["previous"]
+
+
+def _adan(
+    p: list[Tensor],
+    grad: list[Tensor],
+    average: list[Tensor],
+    difference: list[Tensor],
+    square: list[Tensor],
+    previous: list[Tensor],
+    *,
+    steps: list[int],
+    clip: Tensor | None,
+    lr: float,
+    betas: tuple[float, float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """One update in place of parameters, or of blocks of them; `steps` count from 1."""
+    beta1, beta2, beta3 = betas
+    if clip is not None:
+        grad = torch._foreach_mul(grad, clip)
+    change = torch._foreach_sub(grad, previous)
+    torch._foreach_copy_(previous, grad)
+    torch._foreach_lerp_(average, grad, 1 - beta1)
+    torch._foreach_lerp_(difference, change, 1 - beta2)
+    torch._foreach_mul_(change, beta2)
+    torch._foreach_add_(change, grad)  # now the gradient expected one step ahead
+    torch._foreach_mul_(square, beta3)
+    torch._foreach_addcmul_(square, change, change, 1 - beta3)
+    root = torch._foreach_sqrt(square)
+    torch._foreach_div_(root, [math.sqrt(1 - beta3**step) for step in steps])
+    torch._foreach_add_(root, eps)
+    torch._foreach_addcdiv_(p, average, root, [-lr / (1 - beta1**step) for step in steps])
+    torch._foreach_addcdiv_(p, difference, root, [-lr * beta2 / (1 - beta2**step) for step in steps])
+    if weight_decay:
+        torch._foreach_div_(p, 1 + lr * weight_decay)
+
+
+class EMA:
+    """Exponential moving average of a module's parameters (buffers are shared, not averaged).
+
+    The average starts as a copy. Step k (from 0) keeps min(decay, (1 + k) / (10 + k)) of it, so that the weights a
+    run started from are forgotten at once and not after 1 / (1 - decay) steps.
+
+    Raises:
+        ValueError: `decay` is not in [0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.95):
+        if not 0 <= decay < 1:
+            raise ValueError(f"--ema_decay needs a share in [0, 1), got {decay}")
+        self.decay = decay
+        self.steps = 0
+        self._parameters = dict(module.named_parameters())
+        self._average = {name: p.detach().clone() for name, p in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the parameters as they are now: once per step, after the optimizer."""
+        keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - keep)
+        self.steps += 1
+
+    @contextmanager
+    def swap(self) -> Iterator[None]:
+        """The module has the averaged weights inside the block, and its own, bit for bit, after it however it ends."""
+        parameters = list(self._parameters.values())
+        own = [p.detach().clone() for p in parameters]
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, list(self._average.values()))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """{steps: int, average: {parameter name: tensor}}; the tensors are the live ones."""
+        return {"steps": self.steps, "average": dict(self._average)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`'s value.
+
+        Raises:
+            ValueError: It belongs to a module with other parameters.
+        """
+        shapes = {name: tuple(average.shape) for name, average in state["average"].items()}
+        mine = {name: tuple(average.shape) for name, average in self._average.items()}
+        if shapes != mine:
+            other = sorted({name for name, _ in shapes.items() ^ mine.items()})
+            raise ValueError(f"the averaged weights belong to another model: {', '.join(other[:3])} differ")
+        self.steps = state["steps"]
+        for name, average in state["average"].items():
+            self._average[name].copy_(average)
