@@ -10,39 +10,48 @@ TORCH_CUDA_ARCH_LIST.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from common.toolchain import ExtensionBuildError, build_environment, check_toolchain, jobs_that_fit
+
+__all__ = [
+    "ExtensionBuildError",
+    "ExtensionStatus",
+    "build",
+    "build_all",
+    "check_toolchain",
+    "install",
+    "load",
+    "serves",
+    "set_mode",
+    "setup_kwargs",
+    "status",
+    "when_loaded",
+]
 ROOT = Path(__file__).resolve().parent
 NAMES = ("raymarching", "gridencoder", "shencoder", "freqencoder")
 MODES = ("native", "torch")
-MEMORY_PER_JOB = 1.5e9  # bytes nvcc needs for one file; g++ needs a fifth of it
 
 # No -march: kernels choose AVX2 or AVX-512 when they run, so that a cache shared by machines cannot crash older ones.
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
 CXX_FLAGS = ["-O3", "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd", *DEFINES]
 CUDA_FLAGS = ["-O3", "-DUSE_CUDA", *DEFINES]
-
-
-class ExtensionBuildError(RuntimeError):
-    """A compiled extension could not be built or loaded; the message is one line: what failed and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class ExtensionStatus:
 _mode = os.environ.get("TADPOLE_OPS", "native")
 _loaded: dict[str, bool] = {}
 _libraries: dict[str, Path] = {}  # what this process has mapped: the same operators twice would end it
+_hooks: dict[str, Callable[[], None]] = {}
 _errors: dict[str, str] = {}
 _warned: set[str] = set()
 _lock = threading.RLock()
@@ -72,13 +82,12 @@ def set_mode(mode: str) -> None:
     _mode = mode
 
 
-def load(name: str, *, progress: bool = True, on_load: Callable[[], None] | None = None) -> bool:
+def load(name: str, *, progress: bool = True) -> bool:
     """Make torch.ops.<name> available; cheap after the first call.
 
     Args:
         name: The extension folder.
         progress: Print one line to stderr while building.
-        on_load: Called once, when the library has been loaded: register_fake and register_autograd belong there.
 
     Returns:
         True where the native operators are in use, False where the torch references serve: the mode is "torch", or
@@ -106,15 +115,23 @@ def load(name: str, *, progress: bool = True, on_load: Callable[[], None] | None
                 _warned.add(str(error))
                 print(f"warning: {error}; the slower torch operators serve meanwhile", file=sys.stderr, flush=True)
             return False
-        if on_load is not None:
-            on_load()
+        if name in _hooks:
+            _hooks[name]()
         _loaded[name] = True
         return True
 
 
-def serves(name: str, tensor: torch.Tensor, *, on_load: Callable[[], None] | None = None) -> bool:
+def when_loaded(name: str, hook: Callable[[], None]) -> None:
+    """Call `hook` as soon as the library is loaded: where a package calls register_fake and register_autograd."""
+    with _lock:
+        _hooks[name] = hook
+        if _loaded.get(name):
+            hook()
+
+
+def serves(name: str, tensor: torch.Tensor) -> bool:
     """Whether the native operators of `name` take this tensor: they are float32 (and lower) on CPU and CUDA."""
-    return tensor.device.type in ("cpu", "cuda") and tensor.dtype != torch.float64 and load(name, on_load=on_load)
+    return tensor.device.type in ("cpu", "cuda") and tensor.dtype != torch.float64 and load(name)
 
 
 def status(name: str) -> ExtensionStatus:
@@ -161,22 +178,10 @@ def build(name: str, *, progress: bool = True) -> Path:
 
 def build_all(names: Sequence[str] = NAMES, parallel: int | None = None, *, progress: bool = True) -> dict[str, Path]:
     """Build and load several extensions side by side. Raises ExtensionBuildError for the first that fails."""
-    parallel = min(len(names), parallel or _jobs())
-    with _build_environment(max(1, _jobs() // parallel)), ThreadPoolExecutor(parallel) as pool:
+    parallel = min(len(names), parallel or jobs_that_fit())
+    with build_environment(max(1, jobs_that_fit() // parallel)), ThreadPoolExecutor(parallel) as pool:
         paths = pool.map(lambda name: build(name, progress=progress), names)
         return dict(zip(names, paths, strict=True))
-
-
-def check_toolchain() -> None:
-    """Raise ExtensionBuildError where something needed to build is missing or does not fit; takes milliseconds."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
-    if shutil.which(compiler) is None:
-        fix = "xcode-select --install" if sys.platform == "darwin" else "sudo apt install g++"
-        raise ExtensionBuildError(f"no C++ compiler ({compiler} is not on PATH): {fix}, or set CXX")
-    if _ninja_folder() is None and shutil.which("ninja") is None:
-        raise ExtensionBuildError("no ninja to build the compiled operators with: pip install ninja")
-    if torch.cuda.is_available():
-        _check_cuda()
 
 
 def setup_kwargs(name: str) -> dict:
@@ -212,7 +217,7 @@ def _compile(name: str, target: Path, progress: bool) -> None:
         print(f"building {name} (first use, about {seconds} s) ...", file=sys.stderr, flush=True)
     work = Path(tempfile.mkdtemp(prefix=f"{target.stem}.build-", dir=target.parent))
     try:
-        with _build_environment(_jobs()):
+        with build_environment(jobs_that_fit()):
             cpp_extension.load(
                 name=name,
                 sources=[str(source) for source in sources],
@@ -280,60 +285,6 @@ def _cached(name: str) -> Path:
 def _beside(name: str) -> Path:
     """Neither torch nor python is in its name: thanks to the stable ABI one build serves later versions of both."""
     return ROOT / name / f"_C.{_source_hash(name)}-{_variant()}.so"
-
-
-def _check_cuda() -> None:
-    """torch's `load` does not compare versions, and a mismatch ends in unreadable linker or driver errors."""
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    need = torch.version.cuda
-    nvcc = Path(CUDA_HOME or "", "bin", "nvcc")
-    if CUDA_HOME is None or not nvcc.exists():
-        raise ExtensionBuildError(f"nvcc not found: install the CUDA toolkit {need} or set CUDA_HOME")
-    text = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"release (\d+)\.(\d+)", text)
-    if need and found and found.group(1) != need.split(".")[0]:
-        have = ".".join(found.groups())
-        raise ExtensionBuildError(
-            f"nvcc {have} ({nvcc}) does not fit torch's CUDA {need}: install CUDA toolkit {need}, set CUDA_HOME to it"
-        )
-
-
-def _ninja_folder() -> str | None:
-    with contextlib.suppress(ImportError):
-        import ninja
-
-        return ninja.BIN_DIR
-    return None
-
-
-def _jobs() -> int:
-    """Compile jobs that fit into cores and free memory."""
-    if os.environ.get("MAX_JOBS", "").isdigit():
-        return max(1, int(os.environ["MAX_JOBS"]))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return cores
-    return max(1, min(cores, int(free / MEMORY_PER_JOB)))
-
-
-@contextlib.contextmanager
-def _build_environment(jobs: int) -> Iterator[None]:
-    """ninja on PATH and MAX_JOBS set for torch, both put back afterwards."""
-    before = {key: os.environ.get(key) for key in ("PATH", "MAX_JOBS")}
-    if _ninja_folder():
-        os.environ["PATH"] = os.pathsep.join([_ninja_folder(), before["PATH"] or os.defpath])
-    os.environ["MAX_JOBS"] = str(before["MAX_JOBS"] or jobs)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
 
 
 if __name__ == "__main__":  # scripts/install_ext.sh
