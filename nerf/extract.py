@@ -33,7 +33,9 @@ def find_threshold(volume: np.ndarray, spacing: float) -> float:
     """
     low, mean, high = (float(f(volume)) for f in (np.min, np.mean, np.max))
     if not np.isfinite(mean):
-        raise ValueError("the density field holds NaN or infinite values; resume from an earlier checkpoint (--ckpt PATH)")
+        raise ValueError(
+            "the density field holds NaN or infinite values; resume from an earlier checkpoint (--ckpt PATH)"
+        )
     opacity = np.concatenate([1 - np.exp(-volume.sum(axis, dtype=np.float64).ravel() * spacing) for axis in range(3)])
     if opacity.max() < FAINT:
         raise ValueError(
@@ -107,7 +109,9 @@ class DensityVolume:
 
     def __init__(self, density_fn, *, resolution, bound, occupied=None, device="cpu", chunk=2**18, progress=True):
         if resolution < 8 or not bound > 0:
-            raise ValueError(f"a mesh needs a resolution of at least 8 and a positive bound, got {resolution} and {bound}")
+            raise ValueError(
+                f"a mesh needs a resolution of at least 8 and a positive bound, got {resolution} and {bound}"
+            )
         self._density_fn, self._device, self._chunk = density_fn, device, chunk
         self.bound = float(bound)
         self.stride = 1
@@ -197,7 +201,9 @@ class DensityVolume:
         for _ in range(2):
             share = a + (b - a) * np.clip(at_a / (at_a - at_b), 0.05, 0.95)
             vertices[rows, axis] = start + share
-            value = np.log(np.maximum(self.density(vertices[rows] * self.spacing - self.bound), threshold * 1e-4) / threshold)
+            value = np.log(
+                np.maximum(self.density(vertices[rows] * self.spacing - self.bound), threshold * 1e-4) / threshold
+            )
             to_a = (value > 0) == (at_a > 0)
             a, at_a = np.where(to_a, share, a), np.where(to_a, value, at_a)
             b, at_b = np.where(to_a, b, share), np.where(to_a, at_b, value)

@@ -116,7 +116,13 @@ def decimate(mesh: Mesh, target: int) -> Mesh:
         raise ValueError(f"--decimate_target needs at least 4 faces, got {target}")
     result = mesh
     # Gently first, which keeps the mesh closed; more eagerly, and aiming lower, only if that stops above the target.
-    for aggressiveness, aim in ((5, target), (7, 0.95 * target), (10, 0.9 * target), (12, 0.7 * target), (14, 0.5 * target)):
+    for aggressiveness, aim in (
+        (5, target),
+        (7, 0.95 * target),
+        (10, 0.9 * target),
+        (12, 0.7 * target),
+        (14, 0.5 * target),
+    ):
         if len(result.faces) <= target:
             break
         vertices, faces = fast_simplification.simplify(
