@@ -123,7 +123,7 @@ def locate(sources: list[str], half: bool = False) -> Located:
             reasons[source] = explain(error)
         except Exception as error:
             # The hub's client changes the library it speaks HTTP with; its errors have no common base of their own.
-            if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
+            if not type(error).__module__.startswith(("huggingface_hub", "httpx", "httpcore", "requests")):
                 raise
             reasons[source] = explain(error)
         if reasons[source].startswith("hub unreachable"):  # so are its other repositories

@@ -1,0 +1,313 @@
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from guidance.diffusion import picture_grid, resize
+from guidance.prompts import ViewOptions
+from guidance.stable_diffusion import StableDiffusion
+from guidance.types import GuidanceBatch
+from tiny_diffusion import IMAGE, LATENT, MAX_TOKENS, save_pipeline
+
+VAES = ("AutoencoderTiny", "AutoencoderKL")
+
+
+@pytest.fixture(scope="module", params=VAES)
+def folder(request, tmp_path_factory):
+    return save_pipeline(tmp_path_factory.mktemp(request.param), vae=request.param)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+def load(folder, device="cpu", text="a green frog", **options):
+    guidance = StableDiffusion(folder, device=device, precision=options.pop("precision", "fp32"), **options)
+    guidance.prepare(text)
+    return guidance
+
+
+def batch(device="cpu", seed=0, size=20, latents=None, views=2, **options):
+    generator = torch.Generator().manual_seed(99)
+    images = None if latents is not None else torch.rand(views, 3, size, size, generator=generator).to(device)
+    return GuidanceBatch(
+        images=images.requires_grad_() if images is not None else None,
+        latents=latents,
+        azimuth=torch.tensor([20.0, -140.0])[:views],
+        elevation=torch.tensor([10.0, 0.0])[:views],
+        generator=torch.Generator().manual_seed(seed),
+        **options,
+    )
+
+
+def random_latents(device="cpu", size=LATENT):
+    return torch.randn(2, 4, size, size, generator=torch.Generator().manual_seed(7)).to(device).requires_grad_()
+
+
+class OriginalKnown(torch.nn.Module):
+    """A UNet that knows the clean latents, and answers in any prediction type."""
+
+    def __init__(self, original, alphas_cumprod, prediction_type):
+        super().__init__()
+        self.original, self.alphas, self.prediction_type = original, alphas_cumprod, prediction_type
+
+    def forward(self, noisy, timesteps, embeddings):
+        a = self.alphas[timesteps].view(-1, 1, 1, 1)
+        original = self.original.repeat(len(noisy) // len(self.original), 1, 1, 1)
+        original = original + 0.1 * embeddings.mean((1, 2)).view(-1, 1, 1, 1)  # the prompt matters
+        noise = (noisy - a.sqrt() * original) / (1 - a).sqrt()
+        v = a.sqrt() * noise - (1 - a).sqrt() * original
+        return SimpleNamespace(sample={"epsilon": noise, "v_prediction": v, "sample": original}[self.prediction_type])
+
+
+def test_gradient_is_the_weighted_difference_of_predicted_and_true_noise(folder, device):
+    """The whole step from the paper's formula, with the parts of diffusers and none of ours."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    latents = random_latents(device)
+    load(folder, device, guidance_scale=7.5)(batch(latents=latents, t_range=(0.2, 0.6))).loss.backward()
+
+    tokenizer = CLIPTokenizer.from_pretrained(f"{folder}/tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(f"{folder}/text_encoder").to(device)
+    unet = UNet2DConditionModel.from_pretrained(f"{folder}/unet").to(device)
+    alphas = DDIMScheduler.from_pretrained(f"{folder}/scheduler").alphas_cumprod.to(device)
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randint(200, 601, (2,), generator=generator).to(device)
+    noise = torch.randn(2, 4, LATENT, LATENT, generator=generator).to(device)
+
+    def embed(text):
+        ids = tokenizer(text, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
+        return text_encoder(ids.to(device)).last_hidden_state
+
+    front, side, back = (embed(f"a green frog, {view} view") for view in ("front", "side", "back"))
+    # Azimuth 20: front falls from 1 at 0 to 0 at 60. Azimuth -140: back falls from 1 at 180 to 0 at 120.
+    positive = torch.cat([2 / 3 * front + 1 / 3 * side, 1 / 3 * back + 2 / 3 * side])
+    a = alphas[t].view(2, 1, 1, 1)
+    with torch.no_grad():
+        noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
+        e = [unet(noisy, t, encoder_hidden_states=c).sample for c in (embed("").expand(2, -1, -1), positive)]
+        expected = (1 - a) * (e[0] + 7.5 * (e[1] - e[0]) - noise) / 2
+    assert_close(latents.grad, expected, atol=1e-5, rtol=1e-4)  # another batch size sums in another order
+
+
+def test_gradient_reaches_the_images_through_the_encoder(folder, device):
+    guidance, given = load(folder, device), batch(device)
+    guidance(given).loss.backward()
+    latents = random_latents(device)  # any latents: the formula above has fixed their gradient
+    vae, images = guidance.vae, given.images.detach().requires_grad_()
+    small = torch.nn.functional.interpolate(images, (IMAGE, IMAGE), mode="bilinear", antialias=True)
+    encoded = vae.encode(2 * small - 1)
+    mean = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+    latents = (mean * vae.config.scaling_factor).detach().requires_grad_()
+    guidance(batch(latents=latents)).loss.backward()
+    (mean * vae.config.scaling_factor).backward(latents.grad)
+    assert_close(given.images.grad, images.grad)
+    assert images.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+def test_the_same_model_in_another_prediction_type_gives_the_same_gradient(tiny, prediction_type):
+    gradients = []
+    for kind in ("epsilon", prediction_type):
+        guidance = load(tiny, guidance_scale=3)
+        guidance.unet = OriginalKnown(torch.ones(2, 4, LATENT, LATENT), guidance.alphas_cumprod, kind)
+        guidance.prediction_type = kind
+        latents = random_latents()
+        guidance(batch(latents=latents)).loss.backward()
+        gradients.append(latents.grad)
+    assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-4)  # float32 with division by sqrt(1 - alpha_bar)
+
+
+def test_the_prediction_type_is_read_from_the_scheduler(tmp_path):
+    assert load(save_pipeline(tmp_path, prediction_type="v_prediction")).prediction_type == "v_prediction"
+
+
+def test_the_model_is_frozen(folder, device):
+    guidance = load(folder, device, views=ViewOptions(perpneg=True))
+    models = (guidance.unet, guidance.vae)
+    before = [p.clone() for model in models for p in model.parameters()]
+    images = batch(device).images.detach().requires_grad_()
+    optimizer = torch.optim.SGD([images], lr=0.1)
+    for seed in range(2):
+        given = GuidanceBatch(
+            images=images,
+            azimuth=torch.zeros(2),
+            elevation=torch.zeros(2),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        guidance(given).loss.backward()
+        optimizer.step()
+    parameters = [p for model in models for p in model.parameters()]
+    assert before and all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
+    assert not any(p.requires_grad or p.grad is not None for p in parameters)
+    assert not any(module.training for model in models for module in model.modules())
+
+
+def test_the_text_encoder_and_the_decoder_are_not_kept(folder):
+    guidance = load(folder)
+    assert guidance.vae.decoder is None
+    assert not hasattr(guidance, "text_encoder") and not hasattr(guidance, "tokenizer")
+
+
+def test_the_same_generator_gives_the_same_step_bit_for_bit(folder):
+    runs = []
+    for seed in (3, 3, 4):
+        guidance, given = load(folder), batch(seed=seed)
+        torch.rand(seed)  # the global generator has no say
+        guidance(given).loss.backward()
+        runs.append(given.images.grad)
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+
+
+def test_timesteps_stay_in_the_range_and_reach_both_ends(tiny):
+    guidance = load(tiny)
+    given = batch(t_range=(0.4, 0.402))
+    drawn = torch.cat([guidance._draw_timesteps(given, 2) for _ in range(50)])
+    assert set(drawn.tolist()) == {400, 401, 402}
+
+
+def test_latents_of_another_size_are_resized_and_keep_their_gradient(tiny):
+    latents = random_latents(size=24)
+    load(tiny)(batch(latents=latents)).loss.backward()
+    assert latents.grad.shape == (2, 4, 24, 24) and latents.grad.abs().sum((1, 2, 3)).min() > 0
+
+
+def test_latents_of_another_model_are_refused(tiny):
+    with pytest.raises(ValueError, match="denoises 4 channels, but the latents have 8.*--latent_iter_ratio 0"):
+        load(tiny)(batch(latents=torch.zeros(2, 8, LATENT, LATENT)))
+
+
+def test_perp_neg_with_no_negative_weight_is_plain_guidance(tiny):
+    gradients = []
+    for options in (ViewOptions(), ViewOptions(perpneg=True, negative_w=0), ViewOptions(perpneg=True)):
+        latents = random_latents()
+        load(tiny, guidance_scale=5, views=options)(batch(latents=latents)).loss.backward()
+        gradients.append(latents.grad)
+    assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)  # another batch size sums in another order
+    assert not torch.allclose(gradients[0], gradients[2], atol=1e-5, rtol=1e-4)
+
+
+def test_the_negative_prompt_takes_the_place_of_the_empty_one(tiny):
+    guidance, front = load(tiny), load(tiny, text="a car")
+    guidance.prepare("a frog", negative=" a car, front view ")
+    assert_close(guidance.condition(batch()).uncond, front.prompts.views[:1].expand(2, -1, -1))
+
+
+def test_pictures_of_a_perfect_prediction_show_the_original_twice(folder):
+    guidance = load(folder, pictures=True, guidance_scale=1)
+    original = random_latents().detach()
+    guidance.unet = OriginalKnown(original, guidance.alphas_cumprod, "epsilon")
+    guidance.prompts.views.zero_()  # OriginalKnown then answers with exactly `original`
+    pictures = guidance(batch(latents=original, want_pictures=True, t_range=(0.1, 0.7))).pictures
+    shown, noised, estimate = pictures.split(2)
+    with torch.no_grad():
+        decoded = guidance.vae.decode(original / guidance.vae.config.scaling_factor).sample.add(1).div(2).clamp(0, 1)
+    assert pictures.shape == (6, 3, IMAGE, IMAGE)
+    assert_close(shown, decoded)
+    assert_close(estimate, decoded, atol=1e-4, rtol=1e-4)  # float32 with division by sqrt(alpha_bar)
+    assert not torch.allclose(noised, decoded, atol=1e-2)
+
+
+def test_pictures_begin_with_the_rendered_images(tiny):
+    given = batch(size=IMAGE, want_pictures=True)
+    assert torch.equal(load(tiny, pictures=True)(given).pictures[:2], given.images)
+
+
+def test_no_pictures_unless_asked(tiny):
+    assert load(tiny, pictures=True)(batch()).pictures is None
+    with pytest.raises(ValueError, match="--save_guidance"):
+        load(tiny)(batch(want_pictures=True))
+
+
+def test_picture_grid_has_one_column_per_view():
+    pictures = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 2, 2)
+    assert picture_grid(pictures, 2)[0, ::2, ::2].tolist() == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(ValueError, match="6 pictures do not fill rows of 4"):
+        picture_grid(pictures, 4)
+
+
+def test_resize_averages_where_it_shrinks():
+    checkerboard = (torch.arange(16)[:, None] + torch.arange(16)).remainder(2).float().expand(1, 1, 16, 16)
+    assert_close(resize(checkerboard, (4, 4)), torch.full((1, 1, 4, 4), 0.5), atol=0.02, rtol=0)  # uneven at the border
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_one_line_and_keeps_its_view_words(tiny, caplog):
+    guidance = load(tiny)
+    guidance.prepare("a frog " + "green " * 98)
+    assert len(caplog.records) == 1
+    message = caplog.records[0].getMessage()
+    assert "the prompt has 100 tokens" in message and "\n" not in message and len(message) < 200
+    assert all(not torch.equal(a, b) for a in guidance.prompts.views[:1] for b in guidance.prompts.views[1:])
+    guidance.prepare("a frog " + "green " * 5)  # 12 tokens less start, end, comma, two view words
+    assert len(caplog.records) == 1
+
+
+def test_an_empty_prompt_is_refused(tiny):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        load(tiny, text="  ")
+
+
+def test_a_stub_tokenizer_is_refused(tiny, tmp_path):
+    broken = shutil.copytree(tiny, tmp_path / "broken")
+    (broken / "tokenizer" / "tokenizer.json").unlink()
+    (broken / "tokenizer" / "vocab.json").write_text("{}")
+    (broken / "tokenizer" / "merges.txt").write_text("")
+    with pytest.raises(ValueError, match=r"the tokenizer of .* has \d+ tokens and its text encoder \d+"):
+        load(str(broken))
+
+
+def test_an_inpainting_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="reads 9 channels and its autoencoder makes 4"):
+        load(save_pipeline(tmp_path, unet_channels=9))
+
+
+def test_another_kind_of_pipeline_is_refused(tiny, tmp_path):
+    other = shutil.copytree(tiny, tmp_path / "other")
+    index = json.loads((other / "model_index.json").read_text()) | {"_class_name": "FluxPipeline"}
+    index["text_encoder"] = ["transformers", "T5EncoderModel"]
+    (other / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="holds a FluxPipeline, which is not a Stable Diffusion 1 or 2 pipeline"):
+        load(str(other))
+
+
+def test_half_precision_needs_cuda(tiny):
+    with pytest.raises(ValueError, match="fp16 guidance needs CUDA, and the device is cpu"):
+        load(tiny, precision="fp16")
+
+
+@pytest.mark.parametrize("precision, tolerance", [("mixed", 0.02), ("bf16", 0.2)])
+def test_lower_precision_gives_nearly_the_same_gradient(tiny, precision, tolerance):
+    gradients = []
+    for p in ("fp32", precision):
+        given = batch()
+        load(tiny, precision=p, guidance_scale=5)(given).loss.backward()
+        gradients.append(given.images.grad)
+    # bf16 has 8 bits; guidance multiplies what the UNet loses by its scale.
+    assert (gradients[1] - gradients[0]).norm() < tolerance * gradients[0].norm()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_half_precision_on_cuda_gives_nearly_the_same_gradient(tiny):
+    gradients = []
+    for precision in ("fp32", "fp16"):
+        given = batch("cuda")
+        load(tiny, "cuda", precision=precision, guidance_scale=5)(given).loss.backward()
+        gradients.append(given.images.grad)
+    assert (gradients[1] - gradients[0]).norm() < 0.05 * gradients[0].norm()
+
+
+def test_images_and_latents_together_are_refused():
+    with pytest.raises(ValueError, match="images or latents, and not both"):
+        GuidanceBatch(azimuth=torch.zeros(1), elevation=torch.zeros(1), generator=torch.Generator())
+
+
+@pytest.mark.parametrize("t_range", [(0.5, 0.2), (-0.1, 0.5), (0.1, 1.5)])
+def test_impossible_timestep_ranges_are_refused(t_range):
+    with pytest.raises(ValueError, match="t_range needs 0 <= min <= max <= 1"):
+        batch(t_range=t_range)
