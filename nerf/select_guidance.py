@@ -31,7 +31,7 @@ def select_guidance(config: Config, typed: dict[str, Any]) -> tuple[tuple[str, .
 
 
 def has_accelerator(device: str = "auto") -> bool:
-    """Whether training will run on a GPU: a driver is there, torch is built for it, and the user did not ask for cpu."""
+    """Whether training will run on a GPU: a driver is there, torch can use it, the user did not ask for cpu."""
     if device == "cpu" or "+cpu" in torch_version():
         return False
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None

@@ -1,4 +1,4 @@
-"""Whether the options make sense: ranges, counts, choices and what they mean together. Loads nothing, touches no file."""
+"""Whether the options make sense: ranges, counts, choices, and what they mean together. Touches no file."""
 
 from __future__ import annotations
 

@@ -1,0 +1,153 @@
+"""The doctor: each finding has the right level and a fix, and the exit status follows."""
+
+import hashlib
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import extension
+from nerf import doctor
+from nerf.config import Config
+
+
+@pytest.fixture
+def prior(tmp_path):
+    """A folder with two files and their hashes, as sha256sum writes them."""
+    for name, data in (("unet/weights", b"\1\2\3"), ("model_index.json", b"{}")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    sums = [
+        f"{hashlib.sha256(data).hexdigest()}  {name}\n"
+        for name, data in (("unet/weights", b"\1\2\3"), ("model_index.json", b"{}"))
+    ]
+    (tmp_path / "SHA256SUMS").write_text("".join(sums))
+    return tmp_path
+
+
+@pytest.fixture
+def native(monkeypatch):
+    """The extension module's state as before, whatever the doctor sets."""
+    monkeypatch.setattr(extension, "_mode", extension._mode)
+    monkeypatch.setattr(extension, "load", lambda name: True)
+
+
+def test_whole_prior_is_ok(prior):
+    finding = doctor.check_prior(prior)
+    assert finding.level == "ok" and "2 files" in finding.what
+
+
+def test_changed_missing_and_unlisted_prior_fail(prior):
+    (prior / "unet/weights").write_bytes(b"\1\2\4")
+    assert "damaged" in doctor.check_prior(prior).what
+    (prior / "unet/weights").unlink()
+    assert "missing" in doctor.check_prior(prior).what
+    (prior / "SHA256SUMS").unlink()
+    finding = doctor.check_prior(prior)
+    assert finding.level == "FAIL" and "SHA256SUMS is missing" in finding.what and finding.fix
+
+
+@pytest.mark.parametrize("version, level", [((3, 9, 1), "FAIL"), ((3, 10, 0), "ok"), ((3, 14, 2), "ok")])
+def test_old_python_fails(version, level):
+    assert doctor.check_python(version).level == level
+
+
+@pytest.mark.parametrize("version, level", [("", "FAIL"), ("2.9.1+cu126", "FAIL"), (torch.__version__, "ok")])
+def test_missing_or_old_torch_fails(version, level):
+    assert doctor.check_torch(version).level == level
+
+
+def test_missing_package_fails_and_a_helpful_one_warns():
+    found = list(doctor.check_packages(("pytest", "no-such-package"), {"no-such-helper": "no bar"}))
+    assert [finding.level for finding in found] == ["ok", "FAIL", "warn"]
+    assert "no bar" in found[2].what and "requirements.txt" in found[1].fix
+
+
+def test_full_disk_fails(tmp_path, monkeypatch):
+    assert doctor.check_disk(tmp_path / "new" / "folder").level == "ok"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**8))
+    assert doctor.check_disk(tmp_path).level == "FAIL"
+
+
+def test_missing_compiler_is_a_warning_with_the_fix(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    finding = doctor.check_compiler()
+    assert finding.level == "warn" and "no-such-compiler" in finding.what and finding.fix
+
+
+@pytest.mark.parametrize(
+    "capability, wheel, expected",
+    [
+        ((9, 0), ["sm_80", "sm_90"], True),
+        ((8, 9), ["sm_80", "sm_90"], True),  # machine code of an earlier minor version
+        ((8, 0), ["sm_86"], False),
+        ((6, 1), ["sm_75", "sm_80", "compute_80"], False),  # Pascal with a wheel that starts at Turing
+        ((12, 0), ["sm_90"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),  # PTX is compiled for newer GPUs
+        ((12, 0), ["sm_100", "sm_120a"], True),
+        ((9, 0), [], False),
+    ],
+)
+def test_gpu_runs_what_the_wheel_was_built_for(capability, wheel, expected):
+    assert doctor.runs_on(capability, wheel) is expected
+
+
+def test_gpu_without_kernels_in_the_wheel_fails(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (6, 1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GTX 1080")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    finding = doctor.check_gpu()
+    assert finding.level == "FAIL" and "sm_61" in finding.what and finding.fix
+
+
+@pytest.mark.parametrize("error, level", [(0.0, "ok"), (1e-6, "ok"), (1e-2, "FAIL"), (float("nan"), "FAIL")])
+def test_extension_that_differs_from_its_reference_fails(native, error, level):
+    def compare(device):
+        return [torch.ones(3) + (error if extension._mode == "native" else 0.0)]
+
+    assert doctor.check_extension("anything", compare).level == level
+
+
+def test_extension_that_crashes_fails(native):
+    def compare(device):
+        raise RuntimeError("no kernel\nimage")
+
+    finding = doctor.check_extension("anything", compare)
+    assert finding.level == "FAIL" and "no kernel image" in finding.what
+
+
+def test_extension_that_does_not_build_is_a_warning(native, monkeypatch):
+    monkeypatch.setattr(extension, "load", lambda name: False)
+    monkeypatch.setattr(extension, "status", lambda name: SimpleNamespace(error="no compiler"))
+    finding = doctor.check_extension("anything", lambda device: [])
+    assert finding.level == "warn" and "no compiler" in finding.what
+
+
+@pytest.mark.parametrize("name", doctor.COMPARISONS)
+def test_comparison_sees_more_than_zeros(name, monkeypatch):
+    monkeypatch.setattr(extension, "_mode", "torch")
+    values = doctor.COMPARISONS[name]("cpu")
+    assert all(value.isfinite().all() and value.abs().max() > 1e-3 for value in values)
+
+
+@pytest.mark.parametrize("levels, status", [(["ok", "warn"], 0), (["ok", "FAIL", "ok"], 1)])
+def test_exit_status_says_whether_the_main_job_can_run(monkeypatch, capsys, levels, status):
+    findings = [doctor.Finding(level, "something", "do this") for level in levels]
+    monkeypatch.setattr(doctor, "examine", lambda config: iter(findings))
+    assert doctor.run(Config()) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(levels) + 1
+    assert lines[0] == "ok   something - do this"
+
+
+def test_doctor_looks_at_everything(prior, monkeypatch):
+    monkeypatch.setattr(doctor, "check_extension", lambda name, compare: doctor.Finding("ok", name))
+    found = list(doctor.examine(Config().updated({"toybox_dir": str(prior)})))
+    text = "\n".join(map(str, found))
+    for what in ("Python", "torch", "compiler", "ninja", "GPU", "prior", "disk", *extension.NAMES):
+        assert what in text
+    assert not [finding for finding in found if finding.level != "ok" and not finding.fix]
+    assert sys.version.split()[0] in text
