@@ -1,0 +1,268 @@
+"""Train Toybox's prior: pictures, autoencoder, then text encoder and UNet together. The same command resumes.
+
+    python scripts/train_toybox.py --work toybox-training --out toybox/prior --minutes 60
+
+Everything follows from --seed except the number of steps, which follows from --minutes: the learning rates anneal
+over the time given, so that an hour on a laptop and twenty minutes on a GPU both end converged for what they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from guidance.prompts import VIEW_WORDS, view_weights  # noqa: E402
+from toybox import architecture, pictures  # noqa: E402
+from toybox.words import COLOURS, OBJECTS, caption  # noqa: E402
+
+DROP_ALL, DROP_VIEW, ONE_VIEW = 0.1, 0.1, 0.1  # captions: none, no view word, only the nearest view word; else blended
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("toybox-training"), help="pictures and training state")
+    parser.add_argument("--out", type=Path, default=ROOT / "toybox" / "prior")
+    parser.add_argument("--solids", type=int, default=6000, help="random objects; each gives four pictures")
+    parser.add_argument("--vae_minutes", type=float, default=8)
+    parser.add_argument("--minutes", type=float, default=60, help="for text encoder and UNet")
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    data = make_pictures(options)
+    vae = train_vae(options, data)
+    train_diffusion(options, data, vae)
+
+
+def make_pictures(options):
+    """The captioned pictures, made once. -> dict of arrays, `images` [N, 3, 128, 128] uint8"""
+    target = options.work / f"pictures-{options.solids}-{options.seed}.npz"
+    if not target.exists():
+        parts = []
+        for i in tqdm(range(options.solids), desc="pictures", unit="solid"):
+            parts.append(pictures.sample(np.random.default_rng((options.seed, i))))
+        data = {
+            "images": torch.cat([p.images for p in parts]).numpy(),
+            **{k: np.concatenate([getattr(p, k) for p in parts]) for k in ("objects", "colours", "azimuth", "elevation")},
+        }
+        part = target.with_suffix(".part.npz")
+        np.savez(part, **data)
+        os.replace(part, target)
+    return dict(np.load(target))
+
+
+class Clock:
+    """Seconds of training so far, across interruptions."""
+
+    def __init__(self, spent, minutes):
+        self.start, self.limit = time.time() - spent, 60 * minutes
+
+    @property
+    def spent(self):
+        return time.time() - self.start
+
+    @property
+    def fraction(self):
+        return min(self.spent / self.limit, 1.0)
+
+
+def set_rate(optimizer, peak, step, fraction, warmup=150):
+    """Linear warm-up, then a cosine to zero at the end of the time given."""
+    rate = peak * min(1, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * fraction))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def save_state(path, **state):
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def autocast(device):
+    return torch.autocast(device, dtype=torch.bfloat16)
+
+
+def train_vae(options, data, batch=24):
+    """L1, L1 of differences between neighbours, and a little noise on the latents so that they are smooth."""
+    state_path, generator = options.work / "vae.pt", torch.Generator().manual_seed(options.seed)
+    torch.manual_seed(options.seed)
+    vae = architecture.build_vae().to(options.device)
+    optimizer = torch.optim.AdamW(vae.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    images, step, spent = torch.from_numpy(data["images"]), 0, 0.0
+    if state_path.exists():
+        state = torch.load(state_path)
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["spent"]
+    clock, saved = Clock(spent, options.vae_minutes), spent
+    bar = tqdm(desc="autoencoder", initial=step, unit="step")
+    while clock.fraction < 1:
+        generator.manual_seed(hash((options.seed, step, 1)))
+        set_rate(optimizer, 2e-3, step, clock.fraction)
+        x = images[torch.randint(len(images), (batch,), generator=generator)].to(options.device).float() / 127.5 - 1
+        with autocast(options.device):
+            z = vae.encode(x).latents
+            y = vae.decode(z + 0.05 * torch.randn(z.shape, generator=generator).to(z)).sample
+        y, z = y.float(), z.float()
+        edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (2, 3))
+        spread = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
+        loss = (y - x).abs().mean() + 0.5 * edges + (y - x).square().mean() + 0.01 * spread
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        bar.update()
+        if step % 20 == 0:
+            psnr = -10 * torch.log10((y - x).square().mean() / 4)
+            bar.set_postfix(loss=f"{loss.item():.3f}", psnr=f"{psnr.item():.1f}", left=f"{clock.limit - clock.spent:.0f}s")
+        if clock.spent - saved > 60 or clock.fraction >= 1:
+            saved = clock.spent
+            save_state(state_path, vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=saved)
+    bar.close()
+    return vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_all(options, data, vae):
+    """Latents of all pictures, and of their mirror images (a mirrored view has the same words). [2, N, 4, 16, 16]"""
+    images, both = torch.from_numpy(data["images"]), []
+    for mirrored in (False, True):
+        parts = []
+        for i in tqdm(range(0, len(images), 128), desc="latents", unit="batch"):
+            x = images[i : i + 128].to(options.device).float() / 127.5 - 1
+            with autocast(options.device):
+                parts.append(vae.encode(x.flip(-1) if mirrored else x).latents.float().cpu())
+        both.append(torch.cat(parts))
+    return torch.stack(both)
+
+
+class Captions:
+    """Token ids of every caption, and for each picture the blend of them that describes it."""
+
+    def __init__(self, tokenizer, data):
+        phrases = [caption(o, c) for o in OBJECTS for c in (None, *COLOURS)]
+        texts = [p + suffix for p in phrases for suffix in ("", *(f", {word}" for word in VIEW_WORDS))] + [""]
+        encoded = tokenizer(texts, padding="max_length", max_length=architecture.TOKENS, return_tensors="pt")
+        self.ids, self.empty = encoded.input_ids, len(texts) - 1
+        self.first = torch.from_numpy((data["objects"] * (1 + len(COLOURS)) + data["colours"] + 1) * 5)
+        azimuth, elevation = torch.from_numpy(data["azimuth"]), torch.from_numpy(data["elevation"])
+        self.views = view_weights(azimuth, elevation, angle_front=90).float()
+
+    def blend(self, pick, generator):
+        """-> ids of the captions needed [U, L], weights of each picture over them [B, U]"""
+        count, views = len(pick), self.views[pick]
+        draw = torch.rand(count, generator=generator)
+        nearest = F.one_hot(views.argmax(-1), 4).float()
+        views = torch.where((draw > 1 - ONE_VIEW)[:, None], nearest, views)
+        weights = torch.zeros(count, self.empty + 1)
+        columns = self.first[pick, None] + 1 + torch.arange(4)
+        weights.scatter_(1, columns, views)
+        plain = draw < DROP_ALL + DROP_VIEW
+        weights[plain] = 0
+        target = torch.where(draw < DROP_ALL, torch.tensor(self.empty), self.first[pick])
+        weights[plain, target[plain]] = 1
+        used = weights.any(0).nonzero()[:, 0]
+        return self.ids[used], weights[:, used]
+
+
+def train_diffusion(options, data, vae):
+    """v-prediction on latents, the text encoder trained along; EMA weights are what is saved."""
+    state_path, device = options.work / "diffusion.pt", options.device
+    torch.manual_seed(options.seed)
+    tokenizer = architecture.build_tokenizer()
+    text_encoder = architecture.build_text_encoder(tokenizer).to(device)
+    unet = architecture.build_unet().to(device)
+    captions, latents = Captions(tokenizer, data), encode_all(options, data, vae)
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    latents *= vae.config.scaling_factor
+    alphas = architecture.build_scheduler().alphas_cumprod.to(device)
+    model = torch.nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    generator, step, spent, losses = torch.Generator(), 0, 0.0, []
+    if state_path.exists():
+        state = torch.load(state_path)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["spent"]
+    clock, saved = Clock(spent, options.minutes), spent
+    bar = tqdm(desc="diffusion", initial=step, unit="step")
+    while clock.fraction < 1:
+        generator.manual_seed(hash((options.seed, step, 2)))
+        set_rate(optimizer, 1e-3, step, clock.fraction)
+        pick = torch.randint(len(captions.first), (options.batch,), generator=generator)
+        z = latents[torch.randint(2, (options.batch,), generator=generator), pick].to(device)
+        noise = torch.randn(z.shape, generator=generator).to(device)
+        t = torch.randint(architecture.TIMESTEPS, (options.batch,), generator=generator).to(device)
+        a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+        ids, weights = captions.blend(pick, generator)
+        with autocast(device):
+            words = torch.einsum("bu,uld->bld", weights.to(device), text_encoder(ids.to(device))[0].float())
+            v = unet(a * z + s * noise, t, encoder_hidden_states=words).sample.float()
+        loss = F.mse_loss(v, a * noise - s * z)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        decay = min(0.999, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        losses.append(loss.item())
+        bar.update()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{np.mean(losses[-200:]):.4f}", left=f"{clock.limit - clock.spent:.0f}s")
+        if clock.spent - saved > 300 or clock.fraction >= 1:
+            saved = clock.spent
+            save_state(
+                state_path,
+                model=model.state_dict(),
+                average=average.state_dict(),
+                optimizer=optimizer.state_dict(),
+                step=step,
+                spent=saved,
+            )
+            save_prior(options, vae, tokenizer, average, step, saved, float(np.mean(losses[-500:])))
+    bar.close()
+
+
+def save_prior(options, vae, tokenizer, average, step, spent, loss):
+    """The pipeline, its training record, and the checksums that `main.py doctor` compares."""
+    out = options.out
+    architecture.save_pipeline(out, vae, average["text_encoder"], tokenizer, average["unet"])
+    record = {
+        "seed": options.seed,
+        "pictures": 4 * options.solids,
+        "steps": step,
+        "batch": options.batch,
+        "minutes": round(spent / 60, 1),
+        "loss": round(loss, 5),
+        "device": options.device,
+        "torch": torch.__version__,
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    files = sorted(p for p in out.rglob("*") if p.suffix in (".json", ".safetensors", ".txt"))
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(out).as_posix()}\n" for p in files]
+    (out / "SHA256SUMS").write_text("".join(sums))
+
+
+if __name__ == "__main__":
+    main()
