@@ -109,8 +109,8 @@ LOSSES: dict[str, Loss | FieldLoss] = {
 def evaluate(out: RenderOutput, weights: Mapping[str, float]) -> dict[str, Tensor]:
     """The losses whose weight is not 0, unweighted scalars.
 
-    Names that are not in `LOSSES` (those of the guidance) are passed over, and so are losses on normals in a step
-    whose shading needs none. Finite for a picture without samples.
+    Names that are not in `LOSSES` (those of the guidance) are passed over, and so are losses on normals where the
+    renderer made none (albedo needs none). Finite for a picture without samples.
     """
     return {
         name: loss.function(out)

@@ -44,6 +44,16 @@ class Plan:
         """Whether the rendering is itself in the latent space of the guidance (normals and opacity, 4 channels)."""
         return self.phase == "latent"
 
+    @property
+    def need_normals(self) -> bool:
+        """Whether the renderer has to make normals even where the shading needs none (orient alone is not worth it)."""
+        return self.weights.get("2d_normal_smooth", 0.0) != 0 or self.perturb_normals
+
+    @property
+    def perturb_normals(self) -> bool:
+        """Whether the renderer has to make normals beside the samples too."""
+        return self.weights.get("3d_normal_smooth", 0.0) != 0
+
     def shading_for(self, cameras: Cameras) -> Shading:
         """The shading with a light near each camera (DreamFusion, arXiv:2209.14988, section 3.2)."""
         position = cameras.c2w[:, :3, 3]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from gridencoder import GridEncoder
 from nerf import losses
 from nerf.config import LossConfig
 from nerf.losses import LOSSES, FieldLoss, Loss, add_field_gradients, evaluate
@@ -181,14 +182,21 @@ def test_encoder_losses_on_a_field_without_grid_are_refused_by_their_option():
         add_field_gradients(a_field(torch.nn.Identity()), {"tv": 1.0}, generator=torch.Generator())
 
 
-def test_weight_decay_of_the_real_grid_is_the_gradient_of_its_squares():
-    GridEncoder = pytest.importorskip("gridencoder").GridEncoder
+def test_encoder_losses_add_to_the_gradient_of_the_real_grid():
+    def seeded():
+        return torch.Generator().manual_seed(0)
+
+    torch.manual_seed(0)
     encoder = GridEncoder(num_levels=2, log2_hashmap_size=8)
-    encoder.embeddings.grad = torch.zeros_like(encoder.embeddings)
-    before = encoder.embeddings.detach().clone()
-    add_field_gradients(a_field(encoder), {"wd": 0.1, "tv": 0.1}, generator=torch.Generator().manual_seed(0))
-    assert torch.isfinite(encoder.embeddings.grad).all() and encoder.embeddings.grad.abs().sum() > 0
-    assert torch.equal(encoder.embeddings, before)  # only the gradient changes
+    embeddings, before = encoder.embeddings, encoder.embeddings.detach().clone()
+    embeddings.grad = torch.ones_like(embeddings)
+    add_field_gradients(a_field(encoder), {"tv": 0.1, "wd": 0.2}, generator=seeded())
+    added, embeddings.grad = embeddings.grad, torch.ones_like(embeddings)
+    encoder.grad_total_variation(0.1, bound=2.0, generator=seeded())
+    encoder.grad_weight_decay(0.2)
+    assert not torch.equal(embeddings.grad, torch.ones_like(embeddings))
+    assert torch.equal(added, embeddings.grad)
+    assert torch.equal(embeddings, before)  # only the gradient changes
 
 
 @pytest.mark.parametrize("name, shares", [("entropy", (0, 0.5, 1, 1)), ("tv", (0, 0.5, 1, 1)), ("orient", (1,) * 4)])

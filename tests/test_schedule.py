@@ -163,6 +163,15 @@ def test_weights_carry_their_ramps():
     assert schedule.plan(500).weights == weights == schedule.plan(1000).weights
 
 
+def test_the_renderer_makes_normals_for_the_losses_that_ask_for_them():
+    asked = {name: Schedule(weights={name: 1.0}).plan(0) for name in ("orient", "2d_normal_smooth", "3d_normal_smooth")}
+    assert {name: (p.need_normals, p.perturb_normals) for name, p in asked.items()} == {
+        "orient": (False, False),
+        "2d_normal_smooth": (True, False),
+        "3d_normal_smooth": (True, True),
+    }
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
