@@ -210,7 +210,7 @@ def _commands(typed: dict[str, Any]) -> tuple[str, ...]:
 def _configure(defaults: dict[str, Any], typed: dict[str, Any], guidance: tuple[str, ...] = ()) -> Config:
     """defaults < presets < typed."""
     presets = [PRESETS[name] for name in ("O", "O2") if typed.get(name)]
-    presets += [PRESETS[name] for name in guidance if name in PRESETS]
+    presets += [PRESETS["toybox"]] if guidance == ("toybox",) else []
     values = dict(defaults)
     for layer in (*presets, {"guidance": guidance}, typed):
         values.update(layer)
