@@ -1,0 +1,93 @@
+// What the CPU and the CUDA operators do before their kernels: checks at the border and new tensors.
+#pragma once
+
+#include <optional>
+#include <utility>
+
+#include "raymarching/csrc/composite.h"
+#include "raymarching/csrc/march.h"
+
+namespace raymarching {
+
+using tadpole::checked;
+using tadpole::data;
+using tadpole::ScalarType;
+using tadpole::Tensor;
+using torch::stable::new_empty;
+using torch::stable::new_zeros;
+
+inline const float* data_or_null(const std::optional<Tensor>& tensor) { return tensor ? data<float>(*tensor) : nullptr; }
+
+inline std::optional<Tensor> checked_optional(
+    const std::optional<Tensor>& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  return tensor ? std::optional<Tensor>(checked(*tensor, name, shape)) : std::nullopt;
+}
+
+namespace {
+
+// The inputs that both ways of marching share, checked and contiguous.
+struct MarchInputs {
+  Tensor origins, directions, bits, nears, fars;
+  std::optional<Tensor> noises;
+  Grid grid;
+  Lattice lattice;
+
+  MarchInputs(const Tensor& rays_o, const Tensor& rays_d, const Tensor& bitfield, const Tensor& nears_, const Tensor& fars_,
+              const std::optional<Tensor>& noises_, double bound, int64_t C, int64_t H, double dt_gamma, int64_t max_steps)
+      : origins(checked(rays_o, "rays_o", {-1, 3})),
+        directions(checked(rays_d, "rays_d", {origins.size(0), 3})),
+        bits(checked(bitfield, "density_bitfield", {-1}, ScalarType::Byte)),
+        nears(checked(nears_, "nears", {origins.size(0)})),
+        fars(checked(fars_, "fars", {origins.size(0)})),
+        noises(checked_optional(noises_, "noises", {origins.size(0)})),
+        grid(data<uint8_t>(std::as_const(bits)), bound, C, H, dt_gamma),
+        lattice(dt_gamma, bound, H, max_steps) {
+    STD_TORCH_CHECK(C >= 1 && C <= 16, "raymarching: 1 to 16 cascades, got ", C);
+    STD_TORCH_CHECK(H >= 4 && H <= 1024 && (H & (H - 1)) == 0, "raymarching: H must be a power of two in 4..1024, got ", H);
+    STD_TORCH_CHECK(bits.numel() == C * grid.level_bytes, "density_bitfield must have ", C * grid.level_bytes, " bytes, got ",
+                    bits.numel());
+    STD_TORCH_CHECK(bound > 0 && max_steps >= 1, "raymarching: bound and max_steps must be positive");
+  }
+
+  int64_t rays() const { return origins.size(0); }
+};
+
+}  // namespace
+
+// Raw pointers to the rays, for a kernel to build ray n from.
+struct RaySource {
+  const float *origins, *directions, *nears, *fars, *noises;
+
+  explicit RaySource(const MarchInputs& in)
+      : origins(data<float>(in.origins)),
+        directions(data<float>(in.directions)),
+        nears(data<float>(in.nears)),
+        fars(data<float>(in.fars)),
+        noises(data_or_null(in.noises)) {}
+
+  HOST_DEVICE Ray ray(int64_t n, const Lattice& lattice) const {
+    return Ray(origins + 3 * n, directions + 3 * n, nears[n], fars[n], noises ? noises[n] : 0.5f, lattice);
+  }
+};
+
+// Where a kernel puts sample j.
+struct SampleSink {
+  float *positions, *directions, *ts;
+
+  HOST_DEVICE void write(int64_t j, const Ray& ray, const Lattice& lattice, int32_t k) const {
+    const float t = lattice.distance(ray.place, k);
+    for (int i = 0; i < 3; ++i) {
+      positions[3 * j + i] = ray.at(i, t);
+      directions[3 * j + i] = ray.direction[i];
+    }
+    ts[2 * j] = t;
+    ts[2 * j + 1] = lattice.step_length(t);
+  }
+
+  HOST_DEVICE void clear(int64_t j) const {
+    for (int i = 0; i < 3; ++i) positions[3 * j + i] = directions[3 * j + i] = 0.0f;
+    ts[2 * j] = ts[2 * j + 1] = 0.0f;
+  }
+};
+
+}  // namespace raymarching
