@@ -42,6 +42,7 @@ __all__ = [
     "set_mode",
     "setup_kwargs",
     "status",
+    "when_loaded",
 ]
 ROOT = Path(__file__).resolve().parent
 NAMES = ("raymarching", "gridencoder", "shencoder", "freqencoder")
@@ -67,7 +68,7 @@ class ExtensionStatus:
 _mode = os.environ.get("TADPOLE_OPS", "native")
 _loaded: dict[str, bool] = {}
 _libraries: dict[str, Path] = {}  # what this process has mapped: the same operators twice would end it
-_registered: set[str] = set()  # the extensions whose on_load has run
+_hooks: dict[str, Callable[[], None]] = {}
 _errors: dict[str, str] = {}
 _warned: set[str] = set()
 _lock = threading.RLock()
@@ -81,14 +82,12 @@ def set_mode(mode: str) -> None:
     _mode = mode
 
 
-def load(name: str, *, progress: bool = True, on_load: Callable[[], None] | None = None) -> bool:
+def load(name: str, *, progress: bool = True) -> bool:
     """Make torch.ops.<name> available; cheap after the first call.
 
     Args:
         name: The extension folder.
         progress: Print one line to stderr while building.
-        on_load: Called once per extension after loading, by the first call that brings one: register_fake and
-            register_autograd belong there.
 
     Returns:
         True where the native operators are in use, False where the torch references serve: the mode is "torch", or
@@ -100,13 +99,13 @@ def load(name: str, *, progress: bool = True, on_load: Callable[[], None] | None
     if _mode == "torch":
         return False
     known = _loaded.get(name)
-    if known is not None and (on_load is None or not known or name in _registered):
+    if known is not None:
         return known
     if _mode not in MODES:
         raise ValueError(f"TADPOLE_OPS must be one of {', '.join(MODES)}, got {_mode!r}")
     with _lock:
-        if _loaded.get(name) is False:
-            return False
+        if name in _loaded:
+            return _loaded[name]
         try:
             build(name, progress=progress)
         except ExtensionBuildError as error:
@@ -116,16 +115,23 @@ def load(name: str, *, progress: bool = True, on_load: Callable[[], None] | None
                 _warned.add(str(error))
                 print(f"warning: {error}; the slower torch operators serve meanwhile", file=sys.stderr, flush=True)
             return False
-        if on_load is not None and name not in _registered:
-            on_load()
-            _registered.add(name)
+        if name in _hooks:
+            _hooks[name]()
         _loaded[name] = True
         return True
 
 
-def serves(name: str, tensor: torch.Tensor, *, on_load: Callable[[], None] | None = None) -> bool:
+def when_loaded(name: str, hook: Callable[[], None]) -> None:
+    """Call `hook` as soon as the library is loaded: where a package calls register_fake and register_autograd."""
+    with _lock:
+        _hooks[name] = hook
+        if _loaded.get(name):
+            hook()
+
+
+def serves(name: str, tensor: torch.Tensor) -> bool:
     """Whether the native operators of `name` take this tensor: they are float32 (and lower) on CPU and CUDA."""
-    return tensor.device.type in ("cpu", "cuda") and tensor.dtype != torch.float64 and load(name, on_load=on_load)
+    return tensor.device.type in ("cpu", "cuda") and tensor.dtype != torch.float64 and load(name)
 
 
 def status(name: str) -> ExtensionStatus:

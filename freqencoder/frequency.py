@@ -32,7 +32,7 @@ def freq_encode(x: Tensor, degree: int = 4) -> Tensor:
         raise ValueError(f"freq_encode needs float coordinates [N, D], got {x.dtype} {list(x.shape)}")
     if not 0 <= degree <= MAX_DEGREE:
         raise ValueError(f"freq_encode needs a degree in 0..{MAX_DEGREE}, got {degree}")
-    if not extension.serves("freqencoder", x, on_load=_register):
+    if not extension.serves("freqencoder", x):
         return reference.freq_encode(x, degree)
     return torch.ops.freqencoder.freq_encode(x.float(), degree).to(x.dtype)
 
@@ -77,3 +77,6 @@ def _register() -> None:
         return torch.ops.freqencoder.freq_encode_backward(grad, encoded, ctx.degree), None
 
     torch.library.register_autograd("freqencoder::freq_encode", backward, setup_context=setup_context)
+
+
+extension.when_loaded("freqencoder", _register)

@@ -34,7 +34,7 @@ def sh_encode(directions: Tensor, degree: int = 4) -> Tensor:
         raise ValueError(f"sh_encode needs float directions [N, 3], got {directions.dtype} {list(directions.shape)}")
     if not 1 <= degree <= MAX_DEGREE:
         raise ValueError(f"sh_encode needs a degree in 1..{MAX_DEGREE}, got {degree}")
-    if not extension.serves("shencoder", directions, on_load=_register):
+    if not extension.serves("shencoder", directions):
         return reference.sh_encode(directions, degree)
     return torch.ops.shencoder.sh_encode(directions.float(), degree).to(directions.dtype)
 
@@ -76,3 +76,6 @@ def _register() -> None:
         return torch.ops.shencoder.sh_encode_backward(grad, directions, ctx.degree), None
 
     torch.library.register_autograd("shencoder::sh_encode", backward, setup_context=setup_context)
+
+
+extension.when_loaded("shencoder", _register)

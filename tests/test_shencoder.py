@@ -86,7 +86,7 @@ def test_operators_pass_opcheck(device):
     if not extension.load("shencoder"):
         pytest.skip("no compiled operators")
     x = cases.directions(31, device=device)
-    sh_encode(x, 4)  # registers
+    sh_encode(x, 4)
     torch.library.opcheck(torch.ops.shencoder.sh_encode, (x.clone().requires_grad_(), 4))
     torch.library.opcheck(torch.ops.shencoder.sh_encode_backward, (sh_encode(x, 4), x, 4))
 
