@@ -1,0 +1,94 @@
+// What a CPU kernel works on: a run of points laid out for vectors, and the results of its levels.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "gridencoder/csrc/grid.h"
+
+namespace gridencoder {
+
+struct Problem {
+  const Grid& grid;
+  int64_t count;           // N
+  const float* inputs;     // [N, D]
+  const float* direction;  // [N, D] or null
+  const void* embeddings;  // [P, C]
+  const float* gradient;   // [N, L * C], the cotangent of the encoding, or null
+  float* output;           // [N, L * C], [P, C] or [N, D]
+};
+
+// Up to `capacity` points, transposed so that the lanes of a vector are neighbouring points. Points outside the unit cube,
+// and those that fill up the last vector, lie in its middle with a zero direction and a zero gradient: kernels need no mask.
+template <int D, int C>
+struct Points {
+  static constexpr int kLanes = 16;  // of the widest vector
+
+  // `width`: floats a level leaves for each point.
+  Points(const Problem& p, int64_t capacity, int width)
+      // An odd number of cache lines between rows: a power of two would put the same point of all levels into one set.
+      : row((capacity + kLanes - 1) / kLanes * kLanes + kLanes),
+        position(static_cast<size_t>(D) * row),
+        direction(p.direction ? static_cast<size_t>(D) * row : 0),
+        gradient(p.gradient ? static_cast<size_t>(p.grid.active) * row * C : 0),
+        result(static_cast<size_t>(p.grid.active) * row * width) {}
+
+  // Points begin .. end of those that start at `first`; a caller with several threads gives each a range of whole vectors.
+  void load(const Problem& p, int64_t first, int64_t begin, int64_t end) {
+    const int64_t padded = begin + (end - begin + kLanes - 1) / kLanes * kLanes;
+    for (int64_t i = begin; i < padded; ++i) {
+      const int64_t n = first + i;
+      const bool in = i < end && inside<D>(p.inputs + n * D);
+      for (int d = 0; d < D; ++d) {
+        position[d * row + i] = in ? p.inputs[n * D + d] : 0.5f;
+        if (p.direction) direction[d * row + i] = in ? p.direction[n * D + d] : 0.f;
+      }
+      if (!p.gradient) continue;
+      const float* from = p.gradient + n * p.grid.levels * C;
+      for (int l = 0; l < p.grid.active; ++l) {
+        float* to = gradient.data() + (l * row + i) * C;
+        for (int c = 0; c < C; ++c) to[c] = in ? from[l * C + c] : 0.f;
+      }
+    }
+  }
+
+  // Encodings: [active, row, C] -> [N, L * C]
+  void store_features(const Problem& p, int64_t first, int64_t begin, int64_t end) const {
+    const int64_t features = static_cast<int64_t>(p.grid.levels) * C;
+    for (int64_t i = begin; i < end; ++i) {
+      float* to = p.output + (first + i) * features;
+      const int64_t filled = inside<D>(p.inputs + (first + i) * D) ? p.grid.active : 0;
+      for (int64_t l = 0; l < filled; ++l) std::memcpy(to + l * C, result.data() + (l * row + i) * C, C * sizeof(float));
+      std::memset(to + filled * C, 0, (features - filled * C) * sizeof(float));
+    }
+  }
+
+  // Input gradients, summed over the levels: [active, D, row] -> [N, D]
+  void store_slopes(const Problem& p, int64_t first, int64_t begin, int64_t end) const {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int d = 0; d < D; ++d) {
+        float sum = 0.f;
+        for (int64_t l = 0; l < p.grid.active; ++l) sum += result[(l * D + d) * row + i];
+        p.output[(first + i) * D + d] = sum;
+      }
+    }
+  }
+
+  int64_t row;                   // points from one axis or level to the next
+  std::vector<float> position;   // [D, row]
+  std::vector<float> direction;  // [D, row]
+  std::vector<float> gradient;   // [active, row, C]
+  std::vector<float> result;     // [active, row, width]
+};
+
+// A kernel works on points begin .. end (`begin` a multiple of kLanes) of one level.
+template <int D, int C>
+struct Kernels {
+  using Kernel = void (*)(const Problem&, Points<D, C>&, int level, int64_t begin, int64_t end);
+  Kernel encode;
+  Kernel input_gradient;
+  Kernel embedding_gradient;
+};
+
+}  // namespace gridencoder

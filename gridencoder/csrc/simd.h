@@ -1,0 +1,225 @@
+// The CPU kernels for 3 dimensions and 2 channels, with GRID_LANES points in a vector: 16 with AVX-512, 8 with AVX2.
+//
+// No include guard: cpu.cpp includes it once per instruction set, inside a region compiled for it and a namespace of its own.
+//
+// DESIGN: levels outside, points inside, so that the rows of one level stay in the cache. A row (2 floats) is one 8-byte
+// load. Rows of the fine levels come from memory: they are computed and prefetched kAhead vectors before they are used.
+
+typedef float F __attribute__((vector_size(4 * GRID_LANES)));
+typedef uint32_t U __attribute__((vector_size(4 * GRID_LANES)));
+typedef int32_t I __attribute__((vector_size(4 * GRID_LANES)));
+constexpr int W = GRID_LANES;
+constexpr int kCorners = 8;
+constexpr int kAhead = 4;
+constexpr uint32_t kCacheBytes = 1 << 18;  // tables below this are in the cache anyway
+
+HOST_DEVICE U to_node(F x) { return (U) __builtin_convertvector(x, I); }
+HOST_DEVICE F to_float(U x) { return __builtin_convertvector((I)x, F); }
+HOST_DEVICE U wrap(const Level& level, U index) { return index & level.mask; }
+HOST_DEVICE F rounded_product(float a, F b) {
+  F product = a * b;
+  asm("" : "+x"(product));  // or it becomes a fused multiply-add: other last bits, other cells than the reference
+  return product;
+}
+HOST_DEVICE F load(const float* p) {
+  F v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+#include "gridencoder/csrc/cell.h"
+
+// The two channels of W rows.
+#if GRID_LANES == 16
+HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  const __m512i rows = (__m512i)row;
+  const __m512 low = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_castsi512_si256(rows), table, 8));
+  const __m512 high = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_extracti64x4_epi64(rows, 1), table, 8));
+  a = (F)_mm512_permutex2var_ps(low, even, high);
+  b = (F)_mm512_permutex2var_ps(low, odd, high);
+}
+HOST_DEVICE void gather(const BFloat16* table, U row, F& a, F& b) {
+  const U both = (U)_mm512_i32gather_epi32((__m512i)row, table, 4);
+  a = (F)(both << 16);
+  b = (F)(both & 0xffff0000u);
+}
+HOST_DEVICE void gather(const Half* table, U row, F& a, F& b) {
+  const __m512i both = _mm512_i32gather_epi32((__m512i)row, table, 4);
+  a = (F)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(both));
+  b = (F)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16)));
+}
+// a0 b0 a1 b1 ...
+HOST_DEVICE void interleave(float* to, F a, F b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  _mm512_storeu_ps(to, _mm512_permutex2var_ps((__m512)a, low, (__m512)b));
+  _mm512_storeu_ps(to + 16, _mm512_permutex2var_ps((__m512)a, high, (__m512)b));
+}
+HOST_DEVICE void deinterleave(const float* from, F& a, F& b) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  const __m512 low = _mm512_loadu_ps(from), high = _mm512_loadu_ps(from + 16);
+  a = (F)_mm512_permutex2var_ps(low, even, high);
+  b = (F)_mm512_permutex2var_ps(low, odd, high);
+}
+#else
+// a0 b0 a1 b1 | a2 ... in two registers: their even and their odd elements.
+HOST_DEVICE void unzip(__m256 low, __m256 high, F& a, F& b) {
+  const __m256 first = _mm256_permute2f128_ps(low, high, 0x20), second = _mm256_permute2f128_ps(low, high, 0x31);
+  a = (F)_mm256_shuffle_ps(first, second, 0x88);  // a0 a1 a2 a3 per half: the halves are 0,2 and 1,3 of the four blocks
+  b = (F)_mm256_shuffle_ps(first, second, 0xdd);
+}
+HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
+  const __m256i rows = (__m256i)row;
+  const double* pairs = reinterpret_cast<const double*>(table);
+  const __m256 low = _mm256_castpd_ps(_mm256_i32gather_pd(pairs, _mm256_castsi256_si128(rows), 8));
+  const __m256 high = _mm256_castpd_ps(_mm256_i32gather_pd(pairs, _mm256_extracti128_si256(rows, 1), 8));
+  unzip(low, high, a, b);
+}
+HOST_DEVICE void gather(const BFloat16* table, U row, F& a, F& b) {
+  const U both = (U)_mm256_i32gather_epi32(reinterpret_cast<const int*>(table), (__m256i)row, 4);
+  a = (F)(both << 16);
+  b = (F)(both & 0xffff0000u);
+}
+HOST_DEVICE void gather(const Half* table, U row, F& a, F& b) {
+  const __m256i both = _mm256_i32gather_epi32(reinterpret_cast<const int*>(table), (__m256i)row, 4);
+  const __m256i low = _mm256_and_si256(both, _mm256_set1_epi32(0xffff)), high = _mm256_srli_epi32(both, 16);
+  const auto narrow = [](__m256i v) {
+    return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  };
+  a = (F)_mm256_cvtph_ps(narrow(low));
+  b = (F)_mm256_cvtph_ps(narrow(high));
+}
+HOST_DEVICE void interleave(float* to, F a, F b) {
+  const __m256 low = _mm256_unpacklo_ps((__m256)a, (__m256)b), high = _mm256_unpackhi_ps((__m256)a, (__m256)b);
+  _mm256_storeu_ps(to, _mm256_permute2f128_ps(low, high, 0x20));
+  _mm256_storeu_ps(to + 8, _mm256_permute2f128_ps(low, high, 0x31));
+}
+HOST_DEVICE void deinterleave(const float* from, F& a, F& b) {
+  unzip(_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8), a, b);
+}
+#endif
+
+// W points of one level: where their corners are, and with what weights.
+struct Corners {
+  Cell<3> cell;
+  F direction[3];
+  U row[kCorners];
+};
+
+template <bool Directional>
+HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, const Points<3, 2>& points, int64_t i) {
+  F x[3];
+  for (int d = 0; d < 3; ++d) {
+    x[d] = load(points.position.data() + d * points.row + i);
+    if (Directional) corners.direction[d] = load(points.direction.data() + d * points.row + i);
+  }
+  corners.cell = locate<3>(grid, level, x);
+  for (int k = 0; k < kCorners; ++k) corners.row[k] = corner_row<3>(level, corners.cell, k);
+}
+
+// Rows that are neighbours along x are mostly in one cache line: every other corner will do.
+template <bool Write, class T>
+HOST_DEVICE void prefetch(const Corners& corners, const T* table) {
+  for (int k = 0; k < kCorners; k += 2) {
+    alignas(64) uint32_t row[W];
+    std::memcpy(row, &corners.row[k], sizeof(row));
+    for (int i = 0; i < W; ++i) __builtin_prefetch(table + 2 * static_cast<int64_t>(row[i]), Write, 3);
+  }
+}
+
+// Calls use(corners, i) for the points i of a level in order, having found and prefetched their corners kAhead vectors ago.
+template <bool Directional, bool Write, class T, class Use>
+HOST_DEVICE void each(const Grid& grid, const Level& level, const Points<3, 2>& points, int64_t begin, int64_t end,
+                      const T* table, const Use& use) {
+  Corners ring[kAhead];
+  const bool far = level.size * 2 * sizeof(T) > kCacheBytes;
+  const int64_t ahead = far ? kAhead * W : 0;
+  for (int64_t i = begin; i < end + ahead; i += W) {
+    Corners& slot = ring[i / W % kAhead];
+    if (far && i >= begin + ahead) use(slot, i - ahead);
+    if (i < end) {
+      find<Directional>(slot, grid, level, points, i);
+      if (far) {
+        prefetch<Write>(slot, table);
+      } else {
+        use(slot, i);
+      }
+    }
+  }
+}
+
+template <bool Directional, class T>
+void encode(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_t end) {
+  const Level& level = p.grid.level[l];
+  const T* table = static_cast<const T*>(p.embeddings) + 2 * static_cast<int64_t>(level.offset);
+  float* result = points.result.data() + 2 * l * points.row;
+  each<Directional, false>(p.grid, level, points, begin, end, table, [&](const Corners& corners, int64_t i) {
+    F weight[kCorners], sum[2] = {};
+    corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
+    for (int k = 0; k < kCorners; ++k) {
+      F a, b;
+      gather(table, corners.row[k], a, b);
+      sum[0] += weight[k] * a;
+      sum[1] += weight[k] * b;
+    }
+    interleave(result + 2 * i, sum[0], sum[1]);
+  });
+}
+
+template <bool Directional, class T>
+void input_gradient(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_t end) {
+  const Level& level = p.grid.level[l];
+  const T* table = static_cast<const T*>(p.embeddings) + 2 * static_cast<int64_t>(level.offset);
+  const float* gradient = points.gradient.data() + 2 * l * points.row;
+  float* result = points.result.data() + 3 * l * points.row;
+  each<Directional, false>(p.grid, level, points, begin, end, table, [&](const Corners& corners, int64_t i) {
+    F g[2], dot[kCorners];
+    deinterleave(gradient + 2 * i, g[0], g[1]);
+    for (int k = 0; k < kCorners; ++k) {
+      F a, b;
+      gather(table, corners.row[k], a, b);
+      dot[k] = a * g[0] + b * g[1];
+    }
+    for (int d = 0; d < 3; ++d) {
+      F weight[kCorners], slope = {};
+      corner_weights<3, Directional>(corners.cell, corners.direction, d, weight);
+      for (int k = 0; k < kCorners; ++k) slope += weight[k] * dot[k];
+      std::memcpy(result + d * points.row + i, &slope, sizeof(slope));
+    }
+  });
+}
+
+template <bool Directional>
+void embedding_gradient(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_t end) {
+  const Level& level = p.grid.level[l];
+  float* table = p.output + 2 * static_cast<int64_t>(level.offset);
+  const float* gradient = points.gradient.data() + 2 * l * points.row;
+  each<Directional, true>(p.grid, level, points, begin, end, table, [&](const Corners& corners, int64_t i) {
+    F g[2], weight[kCorners];
+    deinterleave(gradient + 2 * i, g[0], g[1]);
+    corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
+    alignas(64) uint32_t row[kCorners][W];
+    alignas(64) float pair[kCorners][2 * W];
+    for (int k = 0; k < kCorners; ++k) {
+      interleave(pair[k], weight[k] * g[0], weight[k] * g[1]);
+      std::memcpy(row[k], &corners.row[k], sizeof(row[k]));
+    }
+    for (int j = 0; j < W; ++j) {
+      for (int k = 0; k < kCorners; ++k) {
+        // One 8-byte read, add and write: lanes may share a row, so they take turns.
+        double* to = reinterpret_cast<double*>(table + 2 * static_cast<int64_t>(row[k][j]));
+        const __m128 value = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(pair[k] + 2 * j)));
+        _mm_store_sd(to, _mm_castps_pd(_mm_add_ps(_mm_castpd_ps(_mm_load_sd(to)), value)));
+      }
+    }
+  });
+}
+
+template <class T>
+Kernels<3, 2> kernels(bool directional) {
+  if (directional) return {encode<true, T>, input_gradient<true, T>, embedding_gradient<true>};
+  return {encode<false, T>, input_gradient<false, T>, embedding_gradient<false>};
+}
