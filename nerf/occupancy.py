@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from raymarching import morton3D_invert, packbits
+from raymarching import cascade_half_width, morton3D_invert, packbits
 
 CHUNK = 1 << 16  # points per query: bounds the memory of an update
 # Without a floor the cells of a field that has become empty would stay occupied: they and their mean decay together.
@@ -46,8 +46,8 @@ class OccupancyGrid(nn.Module):
         warmup_updates: int = 16,
     ):
         super().__init__()
-        if not 2 <= resolution <= 1024 or resolution & (resolution - 1):
-            raise ValueError(f"the occupancy resolution must be a power of two from 2 to 1024, got {resolution}")
+        if not 4 <= resolution <= 1024 or resolution & (resolution - 1):
+            raise ValueError(f"the occupancy resolution must be a power of two from 4 to 1024, got {resolution}")
         if not bound > 0:
             raise ValueError(f"the bound of the occupancy grid must be positive, got {bound}")
         if not 0 < decay <= 1:
@@ -63,10 +63,6 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("bitfield", torch.full((self.cascades * cells // 8,), 255, dtype=torch.uint8))
         self.register_buffer("mean_density", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-
-    def half_edge(self, cascade: int) -> float:
-        """Half the edge of a cascade, scene units."""
-        return self.bound * 2.0 ** (cascade + 1 - self.cascades)
 
     @torch.no_grad()
     def update(self, density_fn: Callable[[Tensor], Tensor], *, generator: torch.Generator | None = None) -> None:
@@ -99,7 +95,8 @@ class OccupancyGrid(nn.Module):
 
     def threshold(self) -> float:
         """The density above which a cell is worth a sample, 1/scene unit."""
-        return max(min(float(self.mean_density), self.density_thresh), FLOOR)
+        # A little less than the mean, or rounding would decide about a field that is the same everywhere.
+        return max(min(0.99 * float(self.mean_density), self.density_thresh), FLOOR)
 
     def occupied(self) -> Tensor:
         """Share of the cells of each cascade that are worth a sample, in [0, 1]. [C]"""
@@ -124,5 +121,5 @@ class OccupancyGrid(nn.Module):
             inside = 0.5
         else:
             inside = torch.rand(corner.shape, generator=generator, device=generator.device).to(corner.device)
-        half = self.half_edge(cascade)
+        half = cascade_half_width(cascade, self.bound, self.cascades)
         return density_fn((corner + inside) * (2 * half / self.resolution) - half).float()

@@ -150,8 +150,8 @@ class Field(nn.Module):
         steps = torch.cat([steps, -steps])[:, None]  # [6, 1, 3], outermost: each sixth keeps the order along rays
         points = (x + steps).clamp(-self.bound, self.bound)
         values = self.potential(points.view(-1, 3)).view(2, 3, -1)
-        # Not divided by the step: the caller normalises. At the border of the box the step is one-sided.
-        return (values[0] - values[1]).t()
+        width = torch.diagonal((points[:3] - points[3:]), dim1=0, dim2=2)  # [M, 3], less at the border of the box
+        return (values[0] - values[1]).t() / width
 
     def _analytic_gradient(self, x: Tensor) -> Tensor:
         training = torch.is_grad_enabled()

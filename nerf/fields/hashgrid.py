@@ -69,9 +69,8 @@ class HashGridField(Field):
             log2_hashmap_size=log2_hashmap_size,
             desired_resolution=round(desired_resolution * bound),
             interpolation=interpolation,
+            generator=generator,
         )
-        with torch.no_grad():
-            self.encoder.embeddings.uniform_(-1e-4, 1e-4, generator=generator)
         self.mlp = MLP(self.encoder.output_dim, 4, hidden_dim, num_layers, generator)
 
     def _raw(self, x: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:

@@ -72,7 +72,7 @@ class VanillaField(Field):
         self.last = linear(hidden_dim, 4, generator)
 
     def _raw(self, x: Tensor) -> Tensor:
-        encoded = freq_encode(x * (math.pi / self.bound / 2), self.degree)
+        encoded = freq_encode(x * (math.pi / self.bound), self.degree)
         used = math.ceil(self.max_level * self.degree)
         if used < self.degree:
             encoded = F.pad(encoded[:, : 3 + 6 * used], (0, 6 * (self.degree - used)))

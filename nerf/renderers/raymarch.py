@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,10 +12,13 @@ from nerf.fields.base import Field
 from nerf.occupancy import OccupancyGrid
 from nerf.renderers.base import Integral, Renderer, Request, in_blocks, perturbed
 from nerf.shading import per_sample, shade
-from nerf.types import RaySamples, Rays
+from nerf.types import Rays, RaySamples
 from raymarching import composite_rays_train, march_rays_train
 
 MIN_TRANSMITTANCE = 1e-4  # a ray ends where less than this of the light comes through
+CPU_ROUND = (
+    16  # samples of each ray between two looks at which rays have ended; on a GPU looking costs more than sampling
+)
 
 
 class RaymarchRenderer(Renderer):
@@ -97,12 +103,16 @@ class RaymarchRenderer(Renderer):
 
     def integrate(self, rays: Rays, request: Request) -> Integral:
         samples = self.march(rays, request.generator)
-        if self.cull:
-            samples = self._culled(samples)
-        sigmas, albedo = in_blocks(self.field.query, samples.positions)
+        if torch.is_grad_enabled():
+            if self.cull:
+                samples = _pick(samples, self._visible(samples, lambda x: (self.field.density(x),))[0])
+            sigmas, albedo = self.field.query(samples.positions)
+        else:
+            kept, sigmas, albedo = self._visible(samples, self.field.query)
+            samples = _pick(samples, kept)
         normals, colour = None, albedo
         if request.normals:
-            normals = self._normals(sigmas, samples)
+            normals = self._normals(self._weights(sigmas.detach(), samples), samples.positions)
             lights = per_sample(request.lights, samples.packed_info[:, 1], len(sigmas))
             # One blend for colour and normal: the weights are computed once.
             colour = torch.cat([shade(request.shading, albedo, normals, lights), normals], 1)
@@ -121,41 +131,63 @@ class RaymarchRenderer(Renderer):
             return Integral(blend, opacity, depth, None, found)
         found["normals"] = normals
         if request.perturb:
-            found["normals_perturbed"] = self._perturbed_normals(weights, samples.positions, request.generator)
+            moved = perturbed(samples.positions, self.field, request.generator)
+            found["normals_perturbed"] = self._normals(weights.detach(), moved)
         return Integral(blend[:, :3], opacity, depth, blend[:, 3:], found)
+
+    @torch.no_grad()
+    def _visible(self, samples: RaySamples, evaluate: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Go along all rays together, some samples at a time, each until it has ended.
+
+        Args:
+            evaluate: Positions [K, 3] -> density [K], and more if wanted.
+
+        Returns:
+            The indices of the samples that weigh anything, ascending [K], and what `evaluate` gave for them.
+        """
+        first, count = samples.packed_info.long().unbind(1)
+        lengths = samples.ts[:, 1]
+        found = [value.new_zeros(len(lengths), *value.shape[1:]) for value in evaluate(samples.positions[:0])]
+        optical_depth = lengths.new_zeros(len(count))
+        on_cpu = lengths.device.type == "cpu"
+        steps = torch.arange(CPU_ROUND if on_cpu else self.max_steps, device=lengths.device)
+        alive = count.nonzero()[:, 0]
+        while len(alive):
+            inside = steps < count[alive, None]
+            index = (first[alive, None] + steps)[inside]
+            for store, value in zip(found, in_blocks(evaluate, samples.positions[index]), strict=True):
+                store[index] = value
+            passed = lengths.new_zeros(inside.shape).masked_scatter(inside, found[0][index] * lengths[index])
+            optical_depth[alive] += passed.sum(1)
+            steps = steps + len(steps)
+            # A little beyond the end: which sample is the last is for the blend to decide, by its own rounding.
+            ended = optical_depth[alive] > -1.01 * math.log(MIN_TRANSMITTANCE)
+            alive = alive[~ended & (count[alive] > steps[0])]
+        kept = self._weights(found[0], samples).nonzero()[:, 0]
+        return kept, *(store[kept] for store in found)
 
     @torch.no_grad()
     def _weights(self, sigmas: Tensor, samples: RaySamples) -> Tensor:
         channel = sigmas[:, None]
         return composite_rays_train(sigmas, channel, samples.ts, samples.packed_info, MIN_TRANSMITTANCE)[0]
 
-    @torch.no_grad()
-    def _culled(self, samples: RaySamples) -> RaySamples:
-        """The samples that weigh anything."""
-        weights = self._weights(in_blocks(self.field.density, samples.positions), samples)
-        keep = weights > 0
-        kept = keep.nonzero()[:, 0]
-        if len(kept) == len(keep):
-            return samples
-        before = torch.cat([keep.new_zeros(1, dtype=torch.int32), keep.cumsum(0, dtype=torch.int32)])
-        first, count = samples.packed_info.long().unbind(1)
-        first, last = before[first], before[first + count]
-        return RaySamples(
-            samples.positions[kept],
-            samples.directions[kept],
-            samples.ts[kept],
-            torch.stack([first, last - first], 1),
-        )
-
-    def _normals(self, sigmas: Tensor, samples: RaySamples) -> Tensor:
-        weights = self._weights(sigmas.detach(), samples)
-        return self._normals_where(weights, samples.positions)
-
-    def _normals_where(self, weights: Tensor, positions: Tensor) -> Tensor:
+    def _normals(self, weights: Tensor, positions: Tensor) -> Tensor:
         """Normals of the samples that weigh enough, zero for the others. [M, 3]"""
         chosen = (weights > self.normal_weight).nonzero()[:, 0]
         normals = in_blocks(self.field.normal, positions[chosen])
         return normals.new_zeros(positions.shape).index_copy(0, chosen, normals)
 
-    def _perturbed_normals(self, weights: Tensor, positions: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self._normals_where(weights.detach(), perturbed(positions, self.field, generator))
+
+def _pick(samples: RaySamples, kept: Tensor) -> RaySamples:
+    """Only the samples with these indices, ascending. kept [K] int64"""
+    if len(kept) == len(samples.ts):
+        return samples
+    ends = samples.packed_info[:, 0] + samples.packed_info[:, 1]
+    first = torch.searchsorted(kept, samples.packed_info[:, 0].long())
+    count = torch.searchsorted(kept, ends.long()) - first
+    return RaySamples(
+        samples.positions[kept],
+        samples.directions[kept],
+        samples.ts[kept],
+        torch.stack([first, count], 1).int(),
+    )
