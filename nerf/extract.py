@@ -29,13 +29,9 @@ def find_threshold(volume: np.ndarray, spacing: float) -> float:
         spacing: Distance of the samples in scene units.
 
     Raises:
-        ValueError: The scene is empty (with density min, mean and max) or holds NaN or infinity.
+        ValueError: The scene is empty; the line holds density min, mean and max.
     """
     low, mean, high = (float(f(volume)) for f in (np.min, np.mean, np.max))
-    if not np.isfinite(mean):
-        raise ValueError(
-            "the density field holds NaN or infinite values; resume from an earlier checkpoint (--ckpt PATH)"
-        )
     opacity = np.concatenate([1 - np.exp(-volume.sum(axis, dtype=np.float64).ravel() * spacing) for axis in range(3)])
     if opacity.max() < FAINT:
         raise ValueError(
@@ -93,6 +89,25 @@ def _upsample(volume: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(volume)
 
 
+def occupied_cells(occupancy) -> Tensor:
+    """The cells of an occupancy grid that a renderer samples, in the order x, y, z, over its whole box. [H, H, H] bool
+
+    Args:
+        occupancy: Has `density_grid` in Morton order, `resolution` and `threshold()` (nerf/occupancy.py). A grid
+            that has never been updated occupies everything.
+    """
+    from raymarching import morton3D_invert
+
+    size = occupancy.resolution
+    if not int(occupancy.updates):
+        return torch.ones(size, size, size, dtype=torch.bool)
+    density = occupancy.density_grid[-1].cpu()
+    x, y, z = morton3D_invert(torch.arange(size**3, dtype=torch.int32)).long().unbind(1)
+    cells = torch.zeros(size, size, size, dtype=torch.bool)
+    cells[x, y, z] = density > occupancy.threshold()
+    return cells
+
+
 class DensityVolume:
     """Samples of a density field on a grid over [-bound, bound]^3, refined where its surface can be.
 
@@ -145,6 +160,8 @@ class DensityVolume:
         if len(points):
             density[inside] = torch.cat(parts).numpy()
         self.queries += len(points)
+        if not np.isfinite(density).all():
+            raise ValueError("the density is NaN or infinite somewhere; go on from an earlier checkpoint (--ckpt PATH)")
         return density
 
     def _fill(self, wanted: np.ndarray) -> None:

@@ -116,17 +116,11 @@ def decimate(mesh: Mesh, target: int) -> Mesh:
         raise ValueError(f"--decimate_target needs at least 4 faces, got {target}")
     result = mesh
     # Gently first, which keeps the mesh closed; more eagerly, and aiming lower, only if that stops above the target.
-    for aggressiveness, aim in (
-        (5, target),
-        (7, 0.95 * target),
-        (10, 0.9 * target),
-        (12, 0.7 * target),
-        (14, 0.5 * target),
-    ):
+    for aggressiveness, share in ((5, 1), (7, 0.95), (10, 0.9), (12, 0.7), (14, 0.5)):
         if len(result.faces) <= target:
             break
         vertices, faces = fast_simplification.simplify(
-            *_arrays(result), target_count=max(4, int(aim)), agg=aggressiveness
+            *_arrays(result), target_count=max(4, int(share * target)), agg=aggressiveness
         )
         result = clean(_compact(vertices, faces))
     return result

@@ -15,12 +15,12 @@ from nerf.export.glb import save_glb
 from nerf.export.obj import save_obj
 from nerf.export.ply import save_ply
 from nerf.export.texture import bake, seen_color
-from nerf.extract import DensityVolume, find_threshold
+from nerf.extract import DensityVolume, find_threshold, occupied_cells
 from nerf.mesh import clean, decimate, main_component, smooth
 from nerf.types import Mesh
 from nerf.unwrap import unwrap
 
-__all__ = ["FORMATS", "MeshOptions", "bake", "save_glb", "save_mesh", "save_obj", "save_ply"]
+__all__ = ["FORMATS", "MeshOptions", "bake", "occupied_cells", "save_glb", "save_mesh", "save_obj", "save_ply"]
 
 # name -> function(folder, mesh); a new format is one line here.
 FORMATS: dict[str, Callable[[Path, Mesh], object]] = {
@@ -67,7 +67,8 @@ def save_mesh(
 
     Args:
         field: Has `bound`, `density(x)` and `query(x)` (nerf/fields/base.py).
-        occupied: Cells the renderer samples, axes x, y, z; the mesh is confined to them. [H, H, H] bool
+        occupied: Cells the renderer samples (`occupied_cells(renderer.occupancy)`); the mesh is confined to them and
+            their neighbours, and extraction is faster. [H, H, H] bool
         device: Where the field lives; None: where its parameters are.
 
     Returns:
