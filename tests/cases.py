@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,3 +34,31 @@ def cotangent(like: Tensor, *, seed: int = 1) -> Tensor:
     """A random gradient for an output: a sum() would hide sign errors."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+
+
+def rays(n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """A square picture from z = 3 of the origin, n a square number, row by row: origins, unit directions. [n, 3]"""
+    side = math.isqrt(n)
+    assert side * side == n, "n must be a square number"
+    steps = (torch.arange(side, dtype=torch.float64) + 0.5) / side * 2 - 1
+    y, x = torch.meshgrid(-0.2 * steps, 0.2 * steps, indexing="ij")  # 1.2 units across at the origin
+    aim = torch.stack([x, y, torch.full_like(x, -1.0)], -1).reshape(-1, 3)
+    origin = torch.tensor([0.0, 0.0, 3.0], dtype=torch.float64).expand_as(aim)
+    return origin.to(device, dtype, copy=True), torch.nn.functional.normalize(aim, dim=-1).to(device, dtype)
+
+
+def points_on_rays(n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """Points of the unit cube as a renderer asks for them: 64 along each of n / 64 neighbouring rays. [n, 3]"""
+    origins, directions_ = rays(math.ceil(math.sqrt(n / 64)) ** 2, dtype=torch.float64)
+    distances = torch.linspace(2.2, 3.8, 64, dtype=torch.float64)
+    positions = origins[:, None] + distances[:, None] * directions_[:, None]
+    return ((positions.reshape(-1, 3)[:n] + 1) / 2).to(device, dtype)
+
+
+def ball_density(resolution: int, radius: float = 0.4, *, device: torch.device | str = "cpu") -> Tensor:
+    """Density 20 inside a ball, 0 outside, of one cascade over [-1, 1]^3, cells in Morton order. [1, resolution^3]"""
+    bits = torch.arange(resolution.bit_length() - 1)
+    index = torch.arange(resolution**3)
+    cell = [((index[:, None] >> (3 * bits + axis) & 1) << bits).sum(-1) for axis in range(3)]
+    centre = (torch.stack(cell, -1) + 0.5) / resolution * 2 - 1
+    return (20.0 * (centre.norm(dim=-1) < radius)).float()[None].to(device)
