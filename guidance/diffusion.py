@@ -34,6 +34,7 @@ class DiffusionGuidance(ABC):
         image_size: (H, W) of the pictures that `encode` takes.
         guidance_scale: Scale of classifier-free guidance.
         views: How the prompt depends on the view.
+        grad_clip: The distillation gradient is clamped to [-grad_clip, grad_clip]; 0 or less: never.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class DiffusionGuidance(ABC):
         image_size: tuple[int, int],
         guidance_scale: float,
         views: ViewOptions | None = None,
+        grad_clip: float = -1.0,
     ):
         self.alphas_cumprod = alphas_cumprod
         self.latent_shape = latent_shape
         self.image_size = image_size
         self.guidance_scale = guidance_scale
         self.views = views or ViewOptions()
+        self.grad_clip = grad_clip
         self.prompts: PromptEmbeddings | None = None
 
     @abstractmethod
@@ -106,6 +109,8 @@ class DiffusionGuidance(ABC):
             noisy = distill.add_noise(latents, noise, alphas)
             noise_pred = self._guided_noise(noisy, timesteps, self.condition(batch))
             gradient = distill.sds_gradient(noise_pred, noise, alphas)
+            if self.grad_clip > 0:
+                gradient = gradient.clamp(-self.grad_clip, self.grad_clip)
             pictures = self._pictures(batch, latents, noisy, noise_pred, alphas) if batch.want_pictures else None
             metrics = {
                 "timestep": timesteps.float().mean() / len(self.alphas_cumprod),

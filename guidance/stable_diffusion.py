@@ -52,6 +52,7 @@ class StableDiffusion(DiffusionGuidance):
         device: Where the models run.
         precision: auto, fp32, mixed, bf16 or fp16 (CUDA only); see `default_precision` and PRECISIONS.
         pictures: Keep the decoder, so that a batch may ask for pictures.
+        guidance_scale, views, grad_clip: Of DiffusionGuidance.
 
     Attributes:
         source: The source that was loaded.
@@ -69,6 +70,7 @@ class StableDiffusion(DiffusionGuidance):
         guidance_scale: float = 100.0,
         views: ViewOptions | None = None,
         pictures: bool = False,
+        grad_clip: float = -1.0,
     ):
         self.device = torch.device(device)
         self.unet_dtype, self.vae_dtype = _dtypes(precision, self.device)
@@ -96,6 +98,7 @@ class StableDiffusion(DiffusionGuidance):
             (height * factor, width * factor),
             guidance_scale,
             views,
+            grad_clip,
         )
         self.pictures = pictures
         if not pictures:

@@ -118,6 +118,11 @@ class TrainingConfig:
     grad_clip_rgb: float = opt(-1.0, "clip the gradient of the picture at this; negative: off")
     exp_start_iter: int | None = opt(None, "first step of the schedules (0)", kind=int, low=0)
     exp_end_iter: int | None = opt(None, "last step of the schedules (iters)", kind=int, low=1)
+    background: str = opt(
+        "network",
+        "behind the object: the network in every second step, else a random color; color; grey; grey_or_color",
+        choices=("network", "color", "grey", "grey_or_color"),
+    )
     dataset_size_train: int = opt(100, "steps in an epoch", low=1)
     dataset_size_valid: int = opt(8, "views of a validation", low=1)
 
@@ -134,6 +139,9 @@ class MarchingConfig:
     num_steps: int = opt(64, "samples of a ray (--no_cuda_ray)", low=1)
     upsample_steps: int = opt(32, "samples added where the density is (--no_cuda_ray)", low=0)
     update_extra_interval: int = opt(16, "steps between updates of the occupancy grid", low=1)
+    occupancy_resolution: int = opt(
+        128, "cells of the occupancy grid along a side, a power of two", low=4, high=1024, architecture=True
+    )
     max_ray_batch: int = opt(4096, "rays at a time outside training (--no_cuda_ray)", low=1)
     dt_gamma: float = opt(0.0, "samples grow with distance by this factor; 0: equal", low=0)
     min_near: float = opt(0.01, "nearest sample to the camera, in scene units", low=0)
@@ -186,7 +194,7 @@ class CameraConfig:
     jitter_center: float = opt(0.2, "size of the move of the position, in scene units", low=0)
     jitter_target: float = opt(0.2, "size of the move of the target", low=0)
     jitter_up: float = opt(0.02, "size of the tilt of the up vector", low=0)
-    uniform_sphere_rate: float = opt(0.0, "share of views drawn evenly from the whole sphere", low=0, high=1)
+    uniform_sphere_rate: float = opt(0.0, "share of views drawn evenly from the upper half of the sphere", low=0, high=1)
     progressive_view: bool = opt(False, "start with front views and widen")
     progressive_view_init_ratio: float = opt(0.2, "share of the view ranges to start with", low=0, high=1)
     angle_overhead: float = opt(30.0, "polar angles below this are called overhead views", low=0, high=90)
@@ -197,7 +205,7 @@ class CameraConfig:
 class LossConfig:
     """losses: weights, 0 turns one off"""
 
-    lambda_entropy: float = opt(1e-3, "opacity of a sample: 0 or 1, nothing between", low=0)
+    lambda_entropy: float = opt(1e-3, "opacity of a pixel: 0 or 1, nothing between", low=0)
     lambda_opacity: float = opt(0.0, "less opacity in the picture", low=0)
     lambda_orient: float = opt(1e-2, "no normals that face away from the camera", low=0)
     lambda_tv: float = opt(0.0, "total variation of the hash grid", low=0)
@@ -215,6 +223,7 @@ class ResultsConfig:
     decimate_target: int = opt(50000, "most faces of the mesh; 0 or less: all")
     texture_size: int = opt(1024, "side of the texture in pixels", low=16, high=16384)
     frames: int = opt(100, "frames of the turntable", low=1, alias="--dataset_size_test")
+    video_size: int = opt(512, "side of the frames of --test and --six_views in pixels", low=16, high=4096)
     eval_interval: int = opt(1, "epochs between validations", low=1)
     test_interval: int = opt(100, "epochs between turntables while training", low=1)
 
@@ -292,11 +301,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         t_anneal=0.5,
         latent_iter_ratio=0.0,
         albedo_iter_ratio=1.0,
+        background="grey_or_color",
+        bg_radius=-1.0,
+        occupancy_resolution=64,
+        video_size=160,
+        angle_front=90.0,
         num_levels=12,
         log2_hashmap_size=15,
         desired_resolution=256,
         max_steps=256,
-        fovy_range=(20.0, 26.0),
+        fovy_range=(18.0, 26.0),
         save_mesh=True,
     ),
 }

@@ -23,7 +23,7 @@ COLOURED_BACKGROUNDS = 0.5  # the rest is grey
 
 @dataclass(frozen=True)
 class Pictures:
-    images: Tensor  # [B, 3, SIZE, SIZE] uint8
+    images: np.ndarray  # [B, 3, SIZE, SIZE] uint8
     objects: np.ndarray  # [B] index into words.OBJECTS
     colours: np.ndarray  # [B] index into words.COLOURS, -1: the caption names none
     azimuth: np.ndarray  # [B] degrees in [-180, 180)
@@ -82,7 +82,7 @@ def sample(rng: np.random.Generator, *, views: int = 2, shadings: int = 2) -> Pi
             images.append((picture * 255).round().to(torch.uint8).permute(2, 0, 1))
     count = views * shadings
     return Pictures(
-        torch.stack(images),
+        torch.stack(images).numpy(),
         np.full(count, index),
         np.full(count, colour),
         azimuth.repeat(shadings),

@@ -1,0 +1,95 @@
+"""What a run writes about itself: log.jsonl and TensorBoard for every look at the losses, run.json at its end."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nerf.export.files import write_bytes
+
+PACKAGES = ("torch", "numpy", "diffusers", "transformers", "huggingface_hub")
+
+
+class RunLog:
+    """Metrics by step, in workspace/log.jsonl and workspace/run (TensorBoard). A context manager.
+
+    Args:
+        step: Steps done; what a run that was wound back had logged after it is dropped.
+    """
+
+    def __init__(self, workspace: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        path = workspace / "log.jsonl"
+        kept = [line for line in _lines(path) if line["step"] <= step]
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = open(path, "a", buffering=1)  # line by line: readable while it trains
+        self._board = SummaryWriter(str(workspace / "run"), purge_step=step, flush_secs=10)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        self._board.close()
+
+
+class Phases:
+    """Seconds of each phase of a run (load, compile, train, render, mesh)."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 2)
+
+
+def write_run(workspace: Path, phases: Phases, **facts: Any) -> dict[str, Any]:
+    """Write run.json: command, versions, times, peak memory, and what the caller adds. Returns it."""
+    import torch
+
+    report = {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "threads": torch.get_num_threads(),
+        "seconds": phases.seconds,
+        # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
+        "peak_memory_gb": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6), 2
+        ),
+        **facts,
+    }
+    if torch.cuda.is_available():
+        report["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    write_bytes(workspace / "run.json", (json.dumps(report, indent=2, default=str) + "\n").encode())
+    return report
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of a log; a run that was killed may have left half a line."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return

@@ -1,0 +1,186 @@
+"""The loop: render random views, ask the guidance how they should change, and follow (DreamFusion, arXiv:2209.14988)."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from guidance.diffusion import DiffusionGuidance, picture_grid
+from guidance.types import GuidanceBatch, GuidanceOutput
+from nerf import checkpoint, losses
+from nerf.cameras import sample_views
+from nerf.export.files import png_bytes, to_uint8, write_bytes
+from nerf.optim import EMA, lr_factor, scale_lr
+from nerf.renderers.base import Renderer
+from nerf.runlog import RunLog
+from nerf.schedule import Plan, Schedule
+from nerf.seeding import step_generator
+from nerf.types import RenderOutput, Views
+
+LOG_INTERVAL = 10  # steps between two looks at the losses: each look waits for the GPU
+
+
+@dataclass
+class Trainer:
+    """Owns what changes during a run: renderer, optimizer, averaged weights, and the step.
+
+    Every random number of a step follows from (seed, step) and everything else is in the checkpoint, so that an
+    interrupted run that goes on ends with the same weights as an unbroken one, bit for bit on the CPU.
+    """
+
+    renderer: Renderer
+    guidance: Mapping[str, DiffusionGuidance]  # name -> prior; the name is the name of its weight and its metrics
+    schedule: Schedule
+    optimizer: torch.optim.Optimizer
+    ema: EMA
+    workspace: Path
+    meta: dict[str, Any]  # what a checkpoint says of itself beside its step
+    backbone: str = "grid"
+    grad_clip_rgb: float = -1.0  # clip the gradient of the picture at this; negative: off
+    save_interval: int = 100  # steps between checkpoints, and calls of `validate`
+    picture_interval: int = 0  # steps between pictures of what the guidance sees; 0: none
+    validate: Callable[[int], None] | None = None  # called with the step, with the averaged weights in place
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    step: int = 0  # steps done
+
+    def train(self) -> bool:
+        """Train to the end of the schedule. Returns False where Ctrl-C ended it early; the state is saved either way."""
+        log = RunLog(self.workspace, self.step)
+        bar = tqdm(total=self.schedule.iters, initial=self.step, desc="training", unit="step", smoothing=0.05)
+        self.renderer.train()
+        with bar, log, _interruptible() as interrupted:
+            samples, since = 0, time.perf_counter()
+            while self.step < self.schedule.iters and not interrupted():
+                out, terms = self.train_step()
+                samples += len(out.samples["ts"])
+                bar.update()
+                if self.step % LOG_INTERVAL == 0 or self.step == self.schedule.iters:
+                    now = time.perf_counter()
+                    values = {name: float(value) for name, value in terms.items()}
+                    values["samples_per_second"], samples, since = samples / (now - since), 0, now
+                    log.write(self.step, values)
+                    bar.set_postfix_str(_summary(values))
+                if self.step % self.save_interval == 0 and self.step < self.schedule.iters:
+                    self.save()
+                    if self.validate is not None:
+                        with self.ema.swap():
+                            self.validate(self.step)
+                        self.renderer.train()
+            self.save()
+        return self.step >= self.schedule.iters
+
+    def train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
+        """One step. Returns what was rendered, and the unweighted losses and metrics (0-d tensors)."""
+        step, schedule = self.step, self.schedule
+        plan = schedule.plan(step)
+        generator = step_generator(schedule.seed, step, self.device, stream="render")
+        views, cameras = sample_views(
+            plan.views, schedule.batch_size, plan.height, plan.width, generator=generator, device=self.device
+        )
+        self.renderer.field.set_max_level(plan.max_level)
+        self.renderer.update(step, generator=generator)
+        out = self.renderer.render(
+            cameras,
+            plan.shading_for(cameras),
+            generator=generator,
+            background=plan.background_for(cameras),
+            need_normals=plan.need_normals,
+            perturb_normals=plan.perturb_normals,
+        )
+        if self.grad_clip_rgb > 0 and out.rgb.requires_grad:
+            out.rgb.register_hook(lambda grad: grad.clamp(-self.grad_clip_rgb, self.grad_clip_rgb))
+        terms, metrics = losses.evaluate(out, plan.weights), {}
+        for name, prior in self.guidance.items():
+            result = prior(self._batch(out, views, plan))
+            terms["guidance"] = terms.get("guidance", 0) + result.loss
+            metrics |= {f"{name}_{key}": value for key, value in result.metrics.items()}
+            if result.pictures is not None:
+                self._save_pictures(name, result, len(views.azimuth))
+        total = sum(plan.weights[name] * term for name, term in terms.items())
+        self.optimizer.zero_grad(set_to_none=True)
+        if total.requires_grad:  # nothing to learn from a step that hit nothing
+            total.backward()
+            losses.add_field_gradients(self.renderer.field, plan.weights, generator=generator)
+            scale_lr(self.optimizer, lr_factor(step, schedule.iters, self.backbone))
+            self.optimizer.step()
+        self.ema.update()
+        self.step = step + 1
+        terms = {name: term.detach() for name, term in terms.items()}
+        return out, terms | {"opacity_mean": out.opacity.detach().mean()} | metrics
+
+    def _batch(self, out: RenderOutput, views: Views, plan: Plan) -> GuidanceBatch:
+        """What was rendered, channels first; in the latent phase normals and opacity are themselves the latents."""
+        images, latents = out.rgb.permute(0, 3, 1, 2), None
+        if plan.as_latent:
+            images, latents = None, torch.cat([out.rgb, out.opacity], -1).permute(0, 3, 1, 2) * 2 - 1
+        return GuidanceBatch(
+            images=images,
+            latents=latents,
+            azimuth=views.azimuth,
+            elevation=views.elevation,
+            generator=step_generator(self.schedule.seed, plan.step, stream="guidance"),
+            step=plan.step,
+            t_range=plan.t_range,
+            want_pictures=self.picture_interval > 0 and plan.step % self.picture_interval == 0,
+        )
+
+    def _save_pictures(self, name: str, result: GuidanceOutput, views: int) -> None:
+        grid = picture_grid(result.pictures, views).permute(1, 2, 0)
+        write_bytes(self.workspace / "guidance" / f"{name}_{self.step:06d}.png", png_bytes(to_uint8(grid)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.renderer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.renderer.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.step = state["step"]
+
+    def save(self) -> Path:
+        """Write the checkpoint of this step."""
+        return checkpoint.save(self.workspace / "checkpoints", self.state_dict(), {"step": self.step, **self.meta})
+
+
+def _summary(values: Mapping[str, float]) -> str:
+    """The losses that train, and the rate, for the progress bar."""
+    shown = {name: values[name] for name in (*losses.LOSSES, "guidance") if name in values}
+    text = ", ".join(f"{name}={value:.3g}" for name, value in shown.items())
+    return f"{text}, opacity={values['opacity_mean']:.2f}, {values['samples_per_second'] / 1e6:.2f}M samples/s"
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed: the step at hand is finished first. A second one is not waited for."""
+    pressed = False
+
+    def note(number, frame):
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        tqdm.write("interrupted: saving after this step (again: at once, without)")
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: the caller handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
