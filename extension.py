@@ -45,7 +45,7 @@ __all__ = [
     "when_loaded",
 ]
 ROOT = Path(__file__).resolve().parent
-NAMES = ("raymarching", "gridencoder", "shencoder", "freqencoder")
+NAMES = ("gridencoder", "raymarching", "shencoder", "freqencoder")  # the longest build first
 MODES = ("native", "torch")
 
 # No -march: kernels choose AVX2 or AVX-512 when they run, so that a cache shared by machines cannot crash older ones.
@@ -178,8 +178,11 @@ def build(name: str, *, progress: bool = True) -> Path:
 
 def build_all(names: Sequence[str] = NAMES, parallel: int | None = None, *, progress: bool = True) -> dict[str, Path]:
     """Build and load several extensions side by side. Raises ExtensionBuildError for the first that fails."""
-    parallel = min(len(names), parallel or jobs_that_fit())
-    with build_environment(max(1, jobs_that_fit() // parallel)), ThreadPoolExecutor(parallel) as pool:
+    jobs = jobs_that_fit()
+    parallel = min(len(names), parallel or jobs)
+    # Shared out where nvcc needs memory; g++ needs little, and a long file should not end up alone on one core.
+    each = max(1, jobs // parallel) if torch.cuda.is_available() else jobs
+    with build_environment(each), ThreadPoolExecutor(parallel) as pool:
         paths = pool.map(lambda name: build(name, progress=progress), names)
         return dict(zip(names, paths, strict=True))
 
@@ -211,7 +214,8 @@ def _compile(name: str, target: Path, progress: bool) -> None:
     from torch.utils import cpp_extension
 
     folder = ROOT / name / "csrc"
-    sources = [folder / "ops.cpp", folder / "cpu.cpp"] + ([folder / "cuda.cu"] if torch.cuda.is_available() else [])
+    patterns = ["cpu*.cpp", "ops.cpp", *(["cuda*.cu"] if torch.cuda.is_available() else [])]
+    sources = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     seconds = 60 if torch.cuda.is_available() else 5
     if progress:
         print(f"building {name} (first use, about {seconds} s) ...", file=sys.stderr, flush=True)
