@@ -62,3 +62,55 @@ def ball_density(resolution: int, radius: float = 0.4, *, device: torch.device |
     cell = [((index[:, None] >> (3 * bits + axis) & 1) << bits).sum(-1) for axis in range(3)]
     centre = (torch.stack(cell, -1) + 0.5) / resolution * 2 - 1
     return (20.0 * (centre.norm(dim=-1) < radius)).float()[None].to(device)
+
+
+def sphere_bitfield(
+    H: int,
+    *,
+    C: int = 1,
+    bound: float = 1.0,
+    radius: float = 0.5,
+    thickness: float = 0.1,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Occupancy bits of a hollow sphere in every cascade, cells in Morton order. uint8 [C * H^3 / 8]"""
+    x, y, z = torch.meshgrid(*[torch.arange(H)] * 3, indexing="ij")
+    place = sum(((axis >> bit) & 1) << (3 * bit + i) for i, axis in enumerate((x, y, z)) for bit in range(10))
+    cells = torch.zeros(C, H**3, dtype=torch.int64)
+    for level in range(C):
+        width = 2 * bound * 2.0 ** (level - (C - 1)) / H
+        centres = (torch.stack([x, y, z], -1) + 0.5 - H / 2) * width
+        cells[level, place] = ((centres.norm(dim=-1) - radius).abs() < thickness / 2 + width).long()
+    return (cells.reshape(-1, 8) << torch.arange(8)).sum(1).to(device, torch.uint8)
+
+
+def rays_towards_origin(
+    n: int, *, distance: float = 3.0, spread: float = 0.8, device: torch.device | str = "cpu", seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Rays from points around the scene to points near its centre. origins [n, 3], unit directions [n, 3]"""
+    origins = distance * directions(n, seed=seed)
+    targets = spread * (2 * points(n, seed=seed + 1) - 1)
+    return origins.to(device), torch.nn.functional.normalize(targets - origins, dim=-1).to(device)
+
+
+def packed_samples(
+    rays: int,
+    *,
+    longest: int = 40,
+    channels: int = 3,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rays of 0 to `longest` samples, thin to dense: sigmas [M], rgbs [M, channels], ts [M, 2], packed_info [N, 2]"""
+    generator = torch.Generator().manual_seed(seed)
+    count = torch.randint(0, longest + 1, (rays,), generator=generator)
+    first = count.cumsum(0) - count
+    M = int(count.sum())
+    step = torch.arange(M) - torch.repeat_interleave(first, count)
+    dt = 0.02 + 0.06 * torch.rand(M, generator=generator, dtype=torch.float64)
+    ts = torch.stack([1 + 0.05 * step, dt], 1)
+    sigmas = 20 * torch.rand(M, generator=generator, dtype=torch.float64) ** 3
+    rgbs = torch.rand(M, channels, generator=generator, dtype=torch.float64)
+    packed_info = torch.stack([first, count], 1).int().to(device)
+    return sigmas.to(device, dtype), rgbs.to(device, dtype), ts.to(device, dtype), packed_info

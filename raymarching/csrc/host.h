@@ -52,6 +52,33 @@ struct MarchInputs {
   int64_t rays() const { return origins.size(0); }
 };
 
+// The arguments of composite_rays_train_backward, likewise.
+struct BackwardInputs {
+  Tensor rgbs, ts, packed, weights, transmittance;
+  int64_t M, channels, rays;
+  std::optional<Tensor> grad_weights, grad_opacity, grad_depth, grad_rgb;
+
+  BackwardInputs(const std::optional<Tensor>& grad_weights_, const std::optional<Tensor>& grad_opacity_,
+                 const std::optional<Tensor>& grad_depth_, const std::optional<Tensor>& grad_rgb_, const Tensor& rgbs_,
+                 const Tensor& ts_, const Tensor& packed_info, const Tensor& weights_, const Tensor& transmittance_)
+      : rgbs(checked(rgbs_, "rgbs", {-1, -1})),
+        ts(checked(ts_, "ts", {rgbs.size(0), 2})),
+        packed(checked(packed_info, "packed_info", {-1, 2}, ScalarType::Int)),
+        weights(checked(weights_, "weights", {rgbs.size(0)})),
+        transmittance(checked(transmittance_, "transmittance", {rgbs.size(0)})),
+        M(rgbs.size(0)),
+        channels(rgbs.size(1)),
+        rays(packed.size(0)),
+        grad_weights(checked_optional(grad_weights_, "grad_weights", {M})),
+        grad_opacity(checked_optional(grad_opacity_, "grad_opacity", {rays})),
+        grad_depth(checked_optional(grad_depth_, "grad_depth", {rays})),
+        grad_rgb(checked_optional(grad_rgb_, "grad_rgb", {rays, channels})) {}
+
+  OutputGradients gradients() const {
+    return {data_or_null(grad_weights), data_or_null(grad_opacity), data_or_null(grad_depth), data_or_null(grad_rgb)};
+  }
+};
+
 }  // namespace
 
 // Raw pointers to the rays, for a kernel to build ray n from.

@@ -122,7 +122,8 @@ struct Grid {
   const uint8_t* bits;
   int64_t level_bytes;
   int32_t cascades, resolution, brick;
-  float inv_bound, half, scale;  // half = H / 2; scale = cells per scene unit in the outermost cube
+  float inv_bound, half;         // half = H / 2
+  float scale, cell_width;       // cells per scene unit in the outermost cube, and scene units per cell
   float switch_distance;         // where steps outgrow the cells of level 0; 0: steps do not grow
 
   Grid(const uint8_t* bits, double bound, int64_t C, int64_t H, double dt_gamma)
@@ -130,6 +131,7 @@ struct Grid {
     brick = C == 1 || H >= 16 ? 4 : 1;  // a brick must not straddle the border of the next smaller cube
     inv_bound = static_cast<float>(1.0 / bound), half = static_cast<float>(H) * 0.5f;
     scale = static_cast<float>(static_cast<double>(H) * 0.5 / bound);
+    cell_width = static_cast<float>(2.0 * bound / static_cast<double>(H));
     switch_distance = dt_gamma > 0.0 ? static_cast<float>(std::ldexp(2.0 * bound / H, 1 - static_cast<int>(C)) / dt_gamma) : 0.0f;
   }
 
@@ -181,17 +183,18 @@ HOST_DEVICE int32_t next_sample(const Ray& ray, const Grid& grid, const Lattice&
     if (!(t < ray.far)) return -1;
     const float p[3] = {ray.at(0, t), ray.at(1, t), ray.at(2, t)};
     const int32_t level = grid.cascades == 1 ? 0 : grid.level(p[0], p[1], p[2], lattice.step_length(t));
-    const float level_scale = grid.scale * static_cast<float>(1u << (grid.cascades - 1 - level));
+    const float refinement = static_cast<float>(1u << (grid.cascades - 1 - level)), level_scale = grid.scale * refinement;
     const int32_t c[3] = {grid.cell(p[0], level_scale), grid.cell(p[1], level_scale), grid.cell(p[2], level_scale)};
     const uint64_t word = grid.brick_word(level, c);
     const uint32_t bit = morton(c[0] & 3, c[1] & 3, c[2] & 3);
     if ((word >> bit) & 1) return k;
 
     const int32_t size = word == 0 ? grid.brick : 1;
+    const float cell_width = grid.cell_width / refinement;
     float leave = ray.far;
     for (int i = 0; i < 3; ++i) {
       const int32_t side = (c[i] & ~(size - 1)) + (ray.inverse[i] > 0.0f ? size : 0);
-      const float exit = ((static_cast<float>(side) - grid.half) / level_scale - ray.origin[i]) * ray.inverse[i];
+      const float exit = ((static_cast<float>(side) - grid.half) * cell_width - ray.origin[i]) * ray.inverse[i];
       leave = exit < leave ? exit : leave;
     }
     if (grid.switch_distance > 0.0f && level + 1 < grid.cascades) {

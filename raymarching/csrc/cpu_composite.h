@@ -1,0 +1,143 @@
+// Compositing on the CPU.
+#pragma once
+
+#include <algorithm>
+#include <tuple>
+
+#include "raymarching/csrc/cpu_tasks.h"
+
+namespace raymarching {
+
+// exp for many numbers at a time, relative error 4e-7: 2^x = 2^round(x) * 2^(x - round(x)), the latter by its series.
+HOST_DEVICE float exp_series(float y) {
+  float x = y * 1.44269504f;
+  x = x < -126.0f ? -126.0f : (x > 126.0f ? 126.0f : x);
+  const float shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer part ends up in the lowest bits
+  const float f = x - (shifted - 12582912.0f);
+  float p = 1.5403530e-4f;
+  p = p * f + 1.3333558e-3f;
+  p = p * f + 9.6181291e-3f;
+  p = p * f + 5.5504109e-2f;
+  p = p * f + 2.4022651e-1f;
+  p = p * f + 6.9314718e-1f;
+  p = p * f + 1.0f;
+  uint32_t power, bits;
+  memcpy(&power, &shifted, 4);
+  memcpy(&bits, &p, 4);
+  bits += power << 23;
+  memcpy(&p, &bits, 4);
+  return p;
+}
+
+TADPOLE_CLONES void fill_with_decay(const float* sigmas, const float* ts, int64_t count, float* out) {
+  for (int64_t j = 0; j < count; ++j) out[j] = exp_series(-sigmas[j] * ts[2 * j + 1]);
+}
+
+struct CompositeOutputs {
+  float *weights, *opacity, *depth, *rgb, *transmittance;
+};
+
+// `transmittance` comes in as exp(-sigma dt). kChannels 0: any number, known at run time only.
+template <int kChannels>
+void composite_ray(int64_t n, int64_t first, int64_t count, const float* rgbs, const float* ts, int64_t any_channels,
+                   float min_transmittance, const CompositeOutputs& out) {
+  const int64_t channels = kChannels ? kChannels : any_channels, end = first + count;
+  float T = 1.0f, opacity = 0.0f, depth = 0.0f, color[kChannels ? kChannels : 1] = {};
+  float* rgb = out.rgb + n * channels;
+  if (!kChannels) std::fill_n(rgb, channels, 0.0f);
+  int64_t j = first;
+  for (; j < end && T >= min_transmittance; ++j) {
+    const float decay = out.transmittance[j], weight = T * (1.0f - decay);
+    T *= decay;
+    out.weights[j] = weight;
+    out.transmittance[j] = T;
+    opacity += weight;
+    depth += weight * ts[2 * j];
+    for (int64_t c = 0; c < channels; ++c) (kChannels ? color : rgb)[c] += weight * rgbs[j * channels + c];
+  }
+  std::fill_n(out.weights + j, end - j, 0.0f);
+  std::fill_n(out.transmittance + j, end - j, 0.0f);
+  out.opacity[n] = opacity;
+  out.depth[n] = depth;
+  if (kChannels) std::copy_n(color, kChannels, rgb);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(
+    const Tensor& sigmas_, const Tensor& rgbs_, const Tensor& ts_, const Tensor& packed_info, double min_transmittance) {
+  const Tensor sigmas = checked(sigmas_, "sigmas", {-1}), rgbs = checked(rgbs_, "rgbs", {sigmas.size(0), -1});
+  const Tensor ts = checked(ts_, "ts", {sigmas.size(0), 2});
+  const Tensor packed = checked(packed_info, "packed_info", {-1, 2}, ScalarType::Int);
+  const int64_t M = sigmas.size(0), rays = packed.size(0), channels = rgbs.size(1);
+  const int32_t* info = data<int32_t>(packed);
+  const bool complete = checked_count(info, rays, M) == M;
+  Tensor weights = complete ? new_empty(sigmas, {M}) : new_zeros(sigmas, {M});
+  Tensor transmittance = complete ? new_empty(sigmas, {M}) : new_zeros(sigmas, {M});
+  Tensor opacity = new_empty(sigmas, {rays}), depth = new_empty(sigmas, {rays}), rgb = new_empty(sigmas, {rays, channels});
+  const CompositeOutputs out{data<float>(weights), data<float>(opacity), data<float>(depth), data<float>(rgb),
+                             data<float>(transmittance)};
+  const float *sigma = data<float>(sigmas), *color = data<float>(rgbs), *t = data<float>(ts);
+  for_ray_blocks(rays, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end;) {  // neighbours in memory share one long loop of exponentials
+      const int64_t start = n;
+      int64_t last = info[2 * n];
+      for (; n < end && info[2 * n] == last; ++n) last += info[2 * n + 1];
+      fill_with_decay(sigma + info[2 * start], t + 2 * info[2 * start], last - info[2 * start], out.transmittance + info[2 * start]);
+    }
+    const auto composite = channels == 3 ? composite_ray<3> : composite_ray<0>;
+    for (int64_t n = begin; n < end; ++n) {
+      composite(n, info[2 * n], info[2 * n + 1], color, t, channels, static_cast<float>(min_transmittance), out);
+    }
+  });
+  return {weights, opacity, depth, rgb, transmittance};
+}
+
+template <int kChannels>
+void composite_ray_backward(int64_t n, int64_t first, int64_t count, const OutputGradients& gradients, const float* rgbs,
+                            const float* ts, const float* weights, const float* transmittance, int64_t any_channels,
+                            float* grad_sigmas, float* grad_rgbs) {
+  const int64_t channels = kChannels ? kChannels : any_channels;
+  float behind = 0.0f;
+  for (int64_t j = first + count; j-- > first;) {
+    const float g = weight_gradient(gradients, n, j, ts[2 * j], rgbs, channels);
+    grad_sigmas[j] = density_gradient(g, transmittance[j], behind, ts[2 * j + 1]);
+    behind += g * weights[j];
+    for (int64_t c = 0; c < channels; ++c) {
+      grad_rgbs[j * channels + c] = gradients.rgb ? weights[j] * gradients.rgb[n * channels + c] : 0.0f;
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor> composite_rays_train_backward(
+    const std::optional<Tensor>& grad_weights, const std::optional<Tensor>& grad_opacity, const std::optional<Tensor>& grad_depth,
+    const std::optional<Tensor>& grad_rgb, const Tensor& rgbs_, const Tensor& ts_, const Tensor& packed_info,
+    const Tensor& weights_, const Tensor& transmittance_) {
+  const BackwardInputs in(grad_weights, grad_opacity, grad_depth, grad_rgb, rgbs_, ts_, packed_info, weights_, transmittance_);
+  const OutputGradients gradients = in.gradients();
+  const int64_t channels = in.channels;
+  const int32_t* info = data<int32_t>(in.packed);
+  const bool complete = checked_count(info, in.rays, in.M) == in.M;
+  Tensor grad_sigmas = complete ? new_empty(in.rgbs, {in.M}) : new_zeros(in.rgbs, {in.M});
+  Tensor grad_rgbs = complete ? new_empty(in.rgbs, {in.M, channels}) : new_zeros(in.rgbs, {in.M, channels});
+  float *out_sigmas = data<float>(grad_sigmas), *out_rgbs = data<float>(grad_rgbs);
+  const float *color = data<float>(in.rgbs), *t = data<float>(in.ts);
+  const float *w = data<float>(in.weights), *T = data<float>(in.transmittance);
+  for_ray_blocks(in.rays, [&](int64_t begin, int64_t end) {
+    const auto backward = channels == 3 ? composite_ray_backward<3> : composite_ray_backward<0>;
+    for (int64_t n = begin; n < end; ++n) {
+      backward(n, info[2 * n], info[2 * n + 1], gradients, color, t, w, T, channels, out_sigmas, out_rgbs);
+    }
+  });
+  return {grad_sigmas, grad_rgbs};
+}
+
+void composite_rays(Tensor rays_alive, Tensor rays_t, const Tensor& sigmas_, const Tensor& rgbs_, const Tensor& ts_,
+                    Tensor opacity, Tensor depth, Tensor image, int64_t n_step, double min_transmittance) {
+  PieceTensors piece(rays_alive, rays_t, sigmas_, rgbs_, ts_, opacity, depth, image, n_step);
+  const PieceState state = piece.state();
+  for (int64_t n = 0; n < piece.slots; ++n) STD_TORCH_CHECK(state.alive[n] < piece.rays, "rays_alive: no ray ", state.alive[n]);
+  for_ray_blocks(piece.slots, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) composite_piece(state, n, static_cast<float>(min_transmittance));
+  });
+}
+
+}  // namespace raymarching
