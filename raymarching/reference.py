@@ -128,8 +128,8 @@ def _is_occupied(p: Tensor, dt: Tensor, bound: float, bitfield: Tensor, C: int, 
 
 def _lattice_samples(rays_o, rays_d, bound, bitfield, C, H, fars, place, first, lattice):
     """All points from index first [N] on, of all rays: p [N, K, 3], ts [N, K, 2], and which are samples [N, K]."""
-    steps = (lattice.to_steps(fars) - (place if lattice.gamma else place / lattice.dt_min)).max()
-    K = max(0, math.ceil(float(steps)) + 1) if len(place) else 0
+    steps = lattice.to_steps(fars) - (place if lattice.gamma else place / lattice.dt_min)
+    K = max(0, math.ceil(float(steps.max())) + 1) if len(place) else 0
     k = first[:, None] + torch.arange(K, device=rays_o.device)
     t = lattice.distance(place[:, None], k)
     p = t[..., None] * rays_d[:, None] + rays_o[:, None]

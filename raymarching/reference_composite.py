@@ -38,10 +38,11 @@ def composite_rays(
         t, dt = ts[sample].unbind(1)
         transmittance = 1 - opacity[ray]
         going &= (dt > 0) & (transmittance >= min_transmittance)
-        weight = torch.where(going, transmittance * (1 - torch.exp(-sigmas[sample] * dt)), 0.0)
+        weight = torch.where(going, transmittance * -torch.expm1(-sigmas[sample] * dt), 0.0)
         opacity[ray] += weight
         depth[ray] += weight * t
         image[ray] += weight[:, None] * rgbs[sample]
-        rays_t[ray] = torch.where(going, t + 0.5 * dt, rays_t[ray])
+        end = t + 0.5 * dt
     going &= 1 - opacity[ray] >= min_transmittance
+    rays_t[ray] = torch.where(going, end, rays_t[ray])
     rays_alive[slots] = torch.where(going, rays_alive[slots], -1)

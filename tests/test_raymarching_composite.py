@@ -56,7 +56,8 @@ def test_a_solid_sphere_is_as_far_away_as_its_surface(device):
     b = (origins * directions).sum(1)
     surface = -b - (b * b - (origins * origins).sum(1) + radius**2).sqrt()
     assert_close(opacity, torch.ones_like(opacity))
-    assert_close(depth, surface, atol=0.55 * float(ts[0, 1]), rtol=0)  # half a step, and rounding
+    behind = (depth - surface) / ts[0, 1]  # the first sample inside is less than a step behind the surface
+    assert behind.min() > -0.01 and behind.max() < 1.01 and 0.4 < behind.mean() < 0.6
 
 
 @pytest.mark.parametrize("min_transmittance", [0.0, 0.2])

@@ -1,6 +1,8 @@
 // Front-to-back compositing of one ray (NeRF, arXiv:2003.08934, eq. 3), and its derivative, once for CPU and CUDA.
 //
-//   w_i = T_i (1 - e_i),  e_i = exp(-sigma_i dt_i),  T_{i+1} = T_i e_i,  T_1 = 1
+//   w_i = T_i a_i,  a_i = 1 - exp(-sigma_i dt_i),  T_{i+1} = T_i - w_i,  T_1 = 1
+//
+// a_i comes from expm1: in thin fog 1 - exp would keep a few digits only, and lose them 1000 times on one ray.
 //
 // A sample counts while T_i >= min_transmittance. Behind that, w = 0, T = 0, and with them every gradient below.
 //
@@ -46,7 +48,7 @@ struct RayState {
   HOST_DEVICE float transmittance() const { return 1.0f - opacity; }
   // Returns the weight.
   HOST_DEVICE float add(float sigma, float t, float dt) {
-    const float weight = transmittance() * (1.0f - expf(-sigma * dt));
+    const float weight = transmittance() * -expm1f(-sigma * dt);
     opacity += weight;
     depth += weight * t;
     return weight;

@@ -8,36 +8,36 @@
 
 namespace raymarching {
 
-// exp for many numbers at a time, relative error 4e-7: 2^x = 2^round(x) * 2^(x - round(x)), the latter by its series.
-HOST_DEVICE float exp_series(float y) {
-  float x = y * 1.44269504f;
+// 1 - exp(-tau) for many numbers at a time, to 4e-7 of itself however small: with x = -tau / log(2), n = round(x), f = x - n,
+// it is (1 - 2^n) - 2^n (2^f - 1), the last bracket by its series.
+HOST_DEVICE float absorption(float tau) {
+  float x = tau * -1.44269504f;
   x = x < -126.0f ? -126.0f : (x > 126.0f ? 126.0f : x);
-  const float shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer part ends up in the lowest bits
+  const float shifted = x + 12582912.0f;  // 1.5 * 2^23: n ends up in the lowest bits
   const float f = x - (shifted - 12582912.0f);
-  float p = 1.5403530e-4f;
-  p = p * f + 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f;
-  p = p * f + 6.9314718e-1f;
-  p = p * f + 1.0f;
-  uint32_t power, bits;
-  memcpy(&power, &shifted, 4);
-  memcpy(&bits, &p, 4);
-  bits += power << 23;
-  memcpy(&p, &bits, 4);
-  return p;
+  float series = 1.5403530e-4f;
+  series = series * f + 1.3333558e-3f;
+  series = series * f + 9.6181291e-3f;
+  series = series * f + 5.5504109e-2f;
+  series = series * f + 2.4022651e-1f;
+  series = series * f + 6.9314718e-1f;
+  uint32_t bits;
+  memcpy(&bits, &shifted, 4);
+  bits = (bits << 23) + (127u << 23);
+  float power;
+  memcpy(&power, &bits, 4);
+  return (1.0f - power) - power * (series * f);
 }
 
-TADPOLE_CLONES void fill_with_decay(const float* sigmas, const float* ts, int64_t count, float* out) {
-  for (int64_t j = 0; j < count; ++j) out[j] = exp_series(-sigmas[j] * ts[2 * j + 1]);
+TADPOLE_CLONES void fill_with_absorption(const float* sigmas, const float* ts, int64_t count, float* out) {
+  for (int64_t j = 0; j < count; ++j) out[j] = absorption(sigmas[j] * ts[2 * j + 1]);
 }
 
 struct CompositeOutputs {
   float *weights, *opacity, *depth, *rgb, *transmittance;
 };
 
-// `transmittance` comes in as exp(-sigma dt). kChannels 0: any number, known at run time only.
+// `transmittance` comes in as the absorption of each sample. kChannels 0: any number, known at run time only.
 template <int kChannels>
 void composite_ray(int64_t n, int64_t first, int64_t count, const float* rgbs, const float* ts, int64_t any_channels,
                    float min_transmittance, const CompositeOutputs& out) {
@@ -47,8 +47,8 @@ void composite_ray(int64_t n, int64_t first, int64_t count, const float* rgbs, c
   if (!kChannels) std::fill_n(rgb, channels, 0.0f);
   int64_t j = first;
   for (; j < end && T >= min_transmittance; ++j) {
-    const float decay = out.transmittance[j], weight = T * (1.0f - decay);
-    T *= decay;
+    const float weight = T * out.transmittance[j];
+    T -= weight;
     out.weights[j] = weight;
     out.transmittance[j] = T;
     opacity += weight;
@@ -81,7 +81,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(
       const int64_t start = n;
       int64_t last = info[2 * n];
       for (; n < end && info[2 * n] == last; ++n) last += info[2 * n + 1];
-      fill_with_decay(sigma + info[2 * start], t + 2 * info[2 * start], last - info[2 * start], out.transmittance + info[2 * start]);
+      const int64_t from = info[2 * start];
+      fill_with_absorption(sigma + from, t + 2 * from, last - from, out.transmittance + from);
     }
     const auto composite = channels == 3 ? composite_ray<3> : composite_ray<0>;
     for (int64_t n = begin; n < end; ++n) {

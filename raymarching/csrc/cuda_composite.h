@@ -40,7 +40,7 @@ __global__ void composite_rays_train_kernel(const float* sigmas, const float* rg
     if (lane == 0) before = thickness;
     const float T = expf(-before);
     const bool counts = mine && T >= min_transmittance;
-    const float weight = counts ? T * (1.0f - expf(-tau)) : 0.0f;
+    const float weight = counts ? T * -expm1f(-tau) : 0.0f;
     if (mine) {
       weights[j] = weight;
       transmittance[j] = counts ? expf(-upto) : 0.0f;
