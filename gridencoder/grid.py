@@ -333,7 +333,9 @@ def _check_levels(
     if not 2 <= len(offsets) <= MAX_LEVELS + 1 or offsets[0] != 0 or sorted(set(offsets)) != offsets:
         raise ValueError(f"offsets must rise from 0 over 1 to {MAX_LEVELS} levels, got {offsets}")
     if embeddings.ndim != 2 or embeddings.shape[0] != offsets[-1] or embeddings.shape[1] not in LEVEL_DIMS:
-        raise ValueError(f"embeddings must be [{offsets[-1]}, 1, 2, 4 or 8] as offsets say, got {list(embeddings.shape)}")
+        raise ValueError(
+            f"embeddings must be [{offsets[-1]}, 1, 2, 4 or 8] as offsets say, got {list(embeddings.shape)}"
+        )
     if inputs is not None and (inputs.ndim != 2 or not 2 <= inputs.shape[1] <= 5 or not inputs.is_floating_point()):
         raise ValueError(f"inputs must be float [N, 2..5], got {inputs.dtype} {list(inputs.shape)}")
     return offsets

@@ -63,7 +63,7 @@ def grid_encode(
         for d in range(1, dimensions):
             weights = weights * ends[corners[:, d], :, d]  # [2^D, N]
         rows = grid_rows(nodes, resolution, len(level), hashed)
-        values = level.index_select(0, rows.flatten()).view(count, -1, channels)
+        values = level.index_select(0, rows.flatten()).view(count, len(corners), channels)
         features.append((weights.T[..., None] * values).sum(1))
     features.append(x.new_zeros(count, (len(resolutions) - active) * channels))
     return torch.where(inside, torch.cat(features, dim=-1), 0)
@@ -89,7 +89,7 @@ def grid_total_variation(
         beyond = node == resolution - 1
         neighbours = torch.where(beyond[..., None], node[:, None], node[:, None] + steps)  # [N, D, D]
         rows = grid_rows(neighbours, resolution, len(level), hashed)
-        there = level.index_select(0, rows.flatten()).view(*rows.shape, -1)  # [N, D, C]
+        there = level.index_select(0, rows.flatten()).view(*rows.shape, level.shape[1])  # [N, D, C]
         squares = torch.where(beyond[..., None], 0, there - here[:, None]).square().sum(1)
         energy = energy + (squares + 1e-9).sqrt().sum()
     return energy

@@ -45,6 +45,18 @@ HOST_DEVICE F rounded_product(float a, F b) {
 
 #include "gridencoder/csrc/cell.h"
 
+template <int C>
+HOST_DEVICE void read(const Problem& p, const Level& level, uint32_t row, float* channels) {
+  const int64_t start = (static_cast<int64_t>(level.offset) + row) * C;
+  if (p.type == ScalarType::Float) {
+    for (int c = 0; c < C; ++c) channels[c] = static_cast<const float*>(p.embeddings)[start + c];
+  } else if (p.type == ScalarType::Half) {
+    for (int c = 0; c < C; ++c) channels[c] = static_cast<const Half*>(p.embeddings)[start + c];
+  } else {
+    for (int c = 0; c < C; ++c) channels[c] = static_cast<const BFloat16*>(p.embeddings)[start + c];
+  }
+}
+
 template <int D, int C>
 struct Point {
   Cell<D> cell;
@@ -68,33 +80,33 @@ struct Point {
   }
 };
 
-template <int D, int C, class T>
+template <int D, int C>
 void encode(const Problem& p, Points<D, C>& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
-  const T* table = static_cast<const T*>(p.embeddings) + static_cast<int64_t>(level.offset) * C;
   for (int64_t i = begin; i < end; ++i) {
     const Point<D, C> point(p, points, level, i);
     float weight[1 << D], sum[C] = {};
     point.weights(p, -1, weight);
     for (int k = 0; k < 1 << D; ++k) {
-      const T* row = table + static_cast<int64_t>(corner_row<D>(level, point.cell, k)) * C;
-      for (int c = 0; c < C; ++c) sum[c] += weight[k] * static_cast<float>(row[c]);
+      float row[C];
+      read<C>(p, level, corner_row<D>(level, point.cell, k), row);
+      for (int c = 0; c < C; ++c) sum[c] += weight[k] * row[c];
     }
     std::memcpy(points.result.data() + (l * points.row + i) * C, sum, sizeof(sum));
   }
 }
 
-template <int D, int C, class T>
+template <int D, int C>
 void input_gradient(const Problem& p, Points<D, C>& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
-  const T* table = static_cast<const T*>(p.embeddings) + static_cast<int64_t>(level.offset) * C;
   for (int64_t i = begin; i < end; ++i) {
     const Point<D, C> point(p, points, level, i);
     const float* gradient = points.gradient.data() + (l * points.row + i) * C;
     float weight[1 << D], dot[1 << D] = {};
     for (int k = 0; k < 1 << D; ++k) {
-      const T* row = table + static_cast<int64_t>(corner_row<D>(level, point.cell, k)) * C;
-      for (int c = 0; c < C; ++c) dot[k] += gradient[c] * static_cast<float>(row[c]);
+      float row[C];
+      read<C>(p, level, corner_row<D>(level, point.cell, k), row);
+      for (int c = 0; c < C; ++c) dot[k] += gradient[c] * row[c];
     }
     for (int d = 0; d < D; ++d) {
       float slope = 0.f;
@@ -182,18 +194,18 @@ Path cpu_path() {
   return path;
 }
 
-template <int D, int C, class T>
+template <int D, int C>
 Kernels<D, C> choose(const Problem& p) {
 #ifdef GRID_VECTORS
   if constexpr (D == 3 && C == 2) {
     const Level* levels = p.grid.level;
     const bool divides = std::any_of(levels, levels + p.grid.active, [](const Level& level) { return level.modulo; });
     const Path path = cpu_path();
-    if (path == kAvx512 && !divides) return avx512::kernels<T>(p.direction != nullptr);
-    if (path == kAvx2 && !divides) return avx2::kernels<T>(p.direction != nullptr);
+    if (path == kAvx512 && !divides) return avx512::kernels(p.direction != nullptr);
+    if (path == kAvx2 && !divides) return avx2::kernels(p.direction != nullptr);
   }
 #endif
-  return {scalar::encode<D, C, T>, scalar::input_gradient<D, C, T>, scalar::embedding_gradient<D, C>};
+  return {scalar::encode<D, C>, scalar::input_gradient<D, C>, scalar::embedding_gradient<D, C>};
 }
 
 // Runs work(task) for 0 .. tasks - 1, the last first, each on whichever thread is free.
@@ -240,25 +252,18 @@ void zero(Tensor& table) {
   torch::stable::parallel_for(0, bytes, 1 << 18, [&](int64_t from, int64_t to) { std::memset(start + from, 0, to - from); });
 }
 
-const float* pointer(const std::optional<Tensor>& tensor) {
-  return tensor ? tadpole::data<float>(*tensor) : nullptr;
-}
-
 Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::optional<Tensor>& direction, Ints offsets,
                    Ints resolutions, bool hashed, bool align_corners, bool smoothstep, int64_t active) {
   const Tensor x = checked_points(inputs), table = checked_table(embeddings, offsets);
   const auto along = checked_direction(direction, x);
   const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active);
   Tensor output = torch::stable::new_empty(x, {x.size(0), grid.levels * table.size(1)});
-  const Problem p{grid,    x.size(0), tadpole::data<float>(x), pointer(along), table.const_data_ptr(),
-                  nullptr, tadpole::data<float>(output)};
+  const Problem p{grid, x, along, &table, nullptr, output};
   with_sizes(x.size(1), table.size(1), [&](auto d, auto c) {
-    with_type(table.scalar_type(), [&](auto type) {
-      const auto kernels = choose<d.value, c.value, typename decltype(type)::type>(p);
-      run<d.value, c.value>(p, kernels.encode, c.value, true, [&](const auto& points, int64_t first, int64_t begin, int64_t end) {
-        points.store_features(p, first, begin, end);
-      });
-    });
+    const auto store = [&](const auto& points, int64_t first, int64_t begin, int64_t end) {
+      points.store_features(p, first, begin, end);
+    };
+    run<d.value, c.value>(p, choose<d.value, c.value>(p).encode, c.value, true, store);
   });
   return output;
 }
@@ -271,16 +276,12 @@ Tensor grid_input_gradient(const Tensor& gradient, const Tensor& inputs, const T
   const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active);
   const Tensor g = checked_gradient(gradient, x, grid.levels, table.size(1));
   Tensor output = torch::stable::new_empty(x, {x.size(0), x.size(1)});
-  const Problem p{grid,                    x.size(0), tadpole::data<float>(x), pointer(along), table.const_data_ptr(),
-                  tadpole::data<float>(g), tadpole::data<float>(output)};
+  const Problem p{grid, x, along, &table, &g, output};
   with_sizes(x.size(1), table.size(1), [&](auto d, auto c) {
-    with_type(table.scalar_type(), [&](auto type) {
-      const auto kernels = choose<d.value, c.value, typename decltype(type)::type>(p);
-      run<d.value, c.value>(p, kernels.input_gradient, d.value, true,
-                            [&](const auto& points, int64_t first, int64_t begin, int64_t end) {
-                              points.store_slopes(p, first, begin, end);
-                            });
-    });
+    const auto store = [&](const auto& points, int64_t first, int64_t begin, int64_t end) {
+      points.store_slopes(p, first, begin, end);
+    };
+    run<d.value, c.value>(p, choose<d.value, c.value>(p).input_gradient, d.value, true, store);
   });
   return output;
 }
@@ -295,11 +296,10 @@ Tensor grid_embedding_gradient(const Tensor& gradient, const Tensor& inputs, con
   const Tensor g = checked_gradient(gradient, x, grid.levels, channels);
   Tensor output = torch::stable::new_empty(x, {offsets.back(), channels});
   zero(output);
-  const Problem p{grid,    x.size(0), tadpole::data<float>(x), pointer(along), nullptr, tadpole::data<float>(g),
-                  tadpole::data<float>(output)};
+  const Problem p{grid, x, along, nullptr, &g, output};
   with_sizes(x.size(1), channels, [&](auto d, auto c) {
-    const auto kernels = choose<d.value, c.value, float>(p);
-    run<d.value, c.value>(p, kernels.embedding_gradient, 0, false, [](const auto&, int64_t, int64_t, int64_t) {});
+    const auto nothing = [](const auto&, int64_t, int64_t, int64_t) {};
+    run<d.value, c.value>(p, choose<d.value, c.value>(p).embedding_gradient, 0, false, nothing);
   });
   return output;
 }

@@ -5,16 +5,28 @@
 #include <cstring>
 #include <vector>
 
-#include "gridencoder/csrc/grid.h"
+#include "gridencoder/csrc/host.h"
 
 namespace gridencoder {
 
 struct Problem {
+  Problem(const Grid& grid, const Tensor& x, const std::optional<Tensor>& along, const Tensor* table, const Tensor* cotangent,
+          Tensor& result)
+      : grid(grid),
+        count(x.size(0)),
+        inputs(tadpole::data<float>(x)),
+        direction(along ? tadpole::data<float>(*along) : nullptr),
+        embeddings(table ? table->const_data_ptr() : nullptr),
+        type(table ? table->scalar_type() : ScalarType::Float),
+        gradient(cotangent ? tadpole::data<float>(*cotangent) : nullptr),
+        output(tadpole::data<float>(result)) {}
+
   const Grid& grid;
   int64_t count;           // N
   const float* inputs;     // [N, D]
   const float* direction;  // [N, D] or null
-  const void* embeddings;  // [P, C]
+  const void* embeddings;  // [P, C] or null
+  ScalarType type;         // of the embeddings
   const float* gradient;   // [N, L * C], the cotangent of the encoding, or null
   float* output;           // [N, L * C], [P, C] or [N, D]
 };

@@ -11,7 +11,7 @@ typedef int32_t I __attribute__((vector_size(4 * GRID_LANES)));
 constexpr int W = GRID_LANES;
 constexpr int kCorners = 8;
 constexpr int kAhead = 4;
-constexpr uint32_t kCacheBytes = 1 << 18;  // tables below this are in the cache anyway
+constexpr int64_t kCacheBytes = 1 << 18;  // tables below this are in the cache anyway
 
 HOST_DEVICE U to_node(F x) { return (U) __builtin_convertvector(x, I); }
 HOST_DEVICE F to_float(U x) { return __builtin_convertvector((I)x, F); }
@@ -102,6 +102,23 @@ HOST_DEVICE void deinterleave(const float* from, F& a, F& b) {
 }
 #endif
 
+// The rows of a level, of any table type. The type is looked up for each vector: cheap, and a third of the code.
+struct Table {
+  const char* start;
+  ScalarType type;
+  int64_t row_bytes;
+
+  Table(const Problem& p, const Level& level)
+      : start(static_cast<const char*>(p.embeddings)), type(p.type), row_bytes(type == ScalarType::Float ? 8 : 4) {
+    start += row_bytes * level.offset;
+  }
+  HOST_DEVICE void read(U row, F& a, F& b) const {
+    if (type == ScalarType::Float) return gather(reinterpret_cast<const float*>(start), row, a, b);
+    if (type == ScalarType::Half) return gather(reinterpret_cast<const Half*>(start), row, a, b);
+    gather(reinterpret_cast<const BFloat16*>(start), row, a, b);
+  }
+};
+
 // W points of one level: where their corners are, and with what weights.
 struct Corners {
   Cell<3> cell;
@@ -121,21 +138,21 @@ HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, co
 }
 
 // Rows that are neighbours along x are mostly in one cache line: every other corner will do.
-template <bool Write, class T>
-HOST_DEVICE void prefetch(const Corners& corners, const T* table) {
+template <bool Write>
+HOST_DEVICE void prefetch(const Corners& corners, const char* table, int64_t row_bytes) {
   for (int k = 0; k < kCorners; k += 2) {
     alignas(64) uint32_t row[W];
     std::memcpy(row, &corners.row[k], sizeof(row));
-    for (int i = 0; i < W; ++i) __builtin_prefetch(table + 2 * static_cast<int64_t>(row[i]), Write, 3);
+    for (int i = 0; i < W; ++i) __builtin_prefetch(table + row_bytes * row[i], Write, 3);
   }
 }
 
 // Calls use(corners, i) for the points i of a level in order, having found and prefetched their corners kAhead vectors ago.
-template <bool Directional, bool Write, class T, class Use>
+template <bool Directional, bool Write, class Use>
 HOST_DEVICE void each(const Grid& grid, const Level& level, const Points<3, 2>& points, int64_t begin, int64_t end,
-                      const T* table, const Use& use) {
+                      const char* table, int64_t row_bytes, const Use& use) {
   Corners ring[kAhead];
-  const bool far = level.size * 2 * sizeof(T) > kCacheBytes;
+  const bool far = level.size * row_bytes > kCacheBytes;
   const int64_t ahead = far ? kAhead * W : 0;
   for (int64_t i = begin; i < end + ahead; i += W) {
     Corners& slot = ring[i / W % kAhead];
@@ -143,7 +160,7 @@ HOST_DEVICE void each(const Grid& grid, const Level& level, const Points<3, 2>& 
     if (i < end) {
       find<Directional>(slot, grid, level, points, i);
       if (far) {
-        prefetch<Write>(slot, table);
+        prefetch<Write>(slot, table, row_bytes);
       } else {
         use(slot, i);
       }
@@ -151,17 +168,17 @@ HOST_DEVICE void each(const Grid& grid, const Level& level, const Points<3, 2>& 
   }
 }
 
-template <bool Directional, class T>
+template <bool Directional>
 void encode(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
-  const T* table = static_cast<const T*>(p.embeddings) + 2 * static_cast<int64_t>(level.offset);
+  const Table table(p, level);
   float* result = points.result.data() + 2 * l * points.row;
-  each<Directional, false>(p.grid, level, points, begin, end, table, [&](const Corners& corners, int64_t i) {
+  each<Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes, [&](const Corners& corners, int64_t i) {
     F weight[kCorners], sum[2] = {};
     corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
     for (int k = 0; k < kCorners; ++k) {
       F a, b;
-      gather(table, corners.row[k], a, b);
+      table.read(corners.row[k], a, b);
       sum[0] += weight[k] * a;
       sum[1] += weight[k] * b;
     }
@@ -169,18 +186,18 @@ void encode(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_
   });
 }
 
-template <bool Directional, class T>
+template <bool Directional>
 void input_gradient(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
-  const T* table = static_cast<const T*>(p.embeddings) + 2 * static_cast<int64_t>(level.offset);
+  const Table table(p, level);
   const float* gradient = points.gradient.data() + 2 * l * points.row;
   float* result = points.result.data() + 3 * l * points.row;
-  each<Directional, false>(p.grid, level, points, begin, end, table, [&](const Corners& corners, int64_t i) {
+  each<Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes, [&](const Corners& corners, int64_t i) {
     F g[2], dot[kCorners];
     deinterleave(gradient + 2 * i, g[0], g[1]);
     for (int k = 0; k < kCorners; ++k) {
       F a, b;
-      gather(table, corners.row[k], a, b);
+      table.read(corners.row[k], a, b);
       dot[k] = a * g[0] + b * g[1];
     }
     for (int d = 0; d < 3; ++d) {
@@ -197,7 +214,7 @@ void embedding_gradient(const Problem& p, Points<3, 2>& points, int l, int64_t b
   const Level& level = p.grid.level[l];
   float* table = p.output + 2 * static_cast<int64_t>(level.offset);
   const float* gradient = points.gradient.data() + 2 * l * points.row;
-  each<Directional, true>(p.grid, level, points, begin, end, table, [&](const Corners& corners, int64_t i) {
+  each<Directional, true>(p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8, [&](const Corners& corners, int64_t i) {
     F g[2], weight[kCorners];
     deinterleave(gradient + 2 * i, g[0], g[1]);
     corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
@@ -218,8 +235,7 @@ void embedding_gradient(const Problem& p, Points<3, 2>& points, int l, int64_t b
   });
 }
 
-template <class T>
-Kernels<3, 2> kernels(bool directional) {
-  if (directional) return {encode<true, T>, input_gradient<true, T>, embedding_gradient<true>};
-  return {encode<false, T>, input_gradient<false, T>, embedding_gradient<false>};
+inline Kernels<3, 2> kernels(bool directional) {
+  if (directional) return {encode<true>, input_gradient<true>, embedding_gradient<true>};
+  return {encode<false>, input_gradient<false>, embedding_gradient<false>};
 }

@@ -1,0 +1,406 @@
+import itertools
+import os
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import cases
+import extension
+from gridencoder import GridEncoder, grid_encode, grid_total_variation_, grid_weight_decay_, reference
+from gridencoder.grid import level_resolutions
+
+SIZES = [0, 1, 31, 257]  # empty, one, around a vector and a block
+TOLERANCE = (
+    3e-6  # relative to the largest: sums of up to 32 corners, 4 levels and 257 points in float32, in another order
+)
+PATHS = ["baseline", "avx2", "avx512"]
+PRIMES = [1, 2654435761, 805459861, 3674653429, 2097192037]
+
+
+class Case:
+    """A grid of 4 levels, 5 to 40 nodes an axis (both dense and shared rows), with a table of order 1."""
+
+    def __init__(self, dim=3, channels=2, gridtype="hash", interpolation="linear", align_corners=False, rows=512,
+                 device="cpu", levels=4, scale=2.0, base=5):  # fmt: skip
+        self.scale, self.base = scale, base
+        self.resolutions = level_resolutions(levels, scale, base)
+        self.offsets = [0, *itertools.accumulate(min(r**dim, rows) for r in self.resolutions)]
+        self.hashed, self.smoothstep = gridtype == "hash", interpolation == "smoothstep"
+        self.options = {"gridtype": gridtype, "interpolation": interpolation, "align_corners": align_corners}
+        self.table = 2 * cases.points(self.offsets[-1], channels, device=device, seed=7) - 1
+
+    def encode(self, x, table, max_level=None):
+        return grid_encode(x, table, self.offsets, self.scale, self.base, **self.options, max_level=max_level)
+
+    def reference(self, x, table, active=None):
+        return reference.grid_encode(
+            x,
+            table,
+            self.offsets,
+            self.resolutions,
+            hashed=self.hashed,
+            align_corners=self.options["align_corners"],
+            smoothstep=self.smoothstep,
+            active=len(self.resolutions) if active is None else active,
+        )
+
+
+def assert_near(actual, expected, tolerance=TOLERANCE):
+    assert actual.shape == expected.shape
+    scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=tolerance * scale)
+
+
+def first_derivatives(encode, x, table):
+    """The encoding, and its gradients in points and table for a random cotangent."""
+    x, table = x.detach().clone().requires_grad_(), table.detach().clone().requires_grad_()
+    y = encode(x, table)
+    return y, *torch.autograd.grad(y, (x, table), cases.cotangent(y).to(y.dtype))
+
+
+def second_derivatives(encode, x, table):
+    """The gradients of <u, d<g, y>/dx> in points, table and g: what a loss on normals needs."""
+    x, table = x.detach().clone().requires_grad_(), table.detach().clone().requires_grad_()
+    y = encode(x, table)
+    g = cases.cotangent(y, seed=2).requires_grad_()
+    (slope,) = torch.autograd.grad(y, x, g, create_graph=True)
+    return torch.autograd.grad((slope * cases.cotangent(slope, seed=3)).sum(), (x, table, g), allow_unused=True)
+
+
+@pytest.fixture(autouse=True)
+def native():
+    assert extension.load("gridencoder"), "the operators under test could not be built"
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    monkeypatch.setenv("TADPOLE_CPU_PATH", request.param)
+    case = Case()
+    try:
+        case.encode(cases.points(1), case.table)
+    except RuntimeError as error:
+        assert "does not have" in str(error)
+        pytest.skip(f"no {request.param} here")
+    return request.param
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    "gridtype,interpolation", [("hash", "linear"), ("hash", "smoothstep"), ("tiled", "smoothstep")]
+)
+@pytest.mark.parametrize("channels", [1, 2, 4, 8])
+@pytest.mark.parametrize("dim", [2, 3, 4, 5])
+def test_grid_encode_and_its_gradients_match_reference(device, dim, channels, gridtype, interpolation, align_corners):
+    case = Case(dim, channels, gridtype, interpolation, align_corners, device=device)
+    x = cases.points(257, dim, device=device)
+    for actual, expected in zip(
+        first_derivatives(case.encode, x, case.table), first_derivatives(case.reference, x, case.table), strict=True
+    ):
+        assert_near(actual, expected)
+
+
+@pytest.mark.parametrize("points", SIZES)
+def test_sizes_match_reference(device, points):
+    case, x = Case(device=device), cases.points(points, device=device)
+    for actual, expected in zip(
+        first_derivatives(case.encode, x, case.table), first_derivatives(case.reference, x, case.table), strict=True
+    ):
+        assert_near(actual, expected)
+
+
+@pytest.mark.parametrize("points", [1, 31, 1000])
+@pytest.mark.parametrize("rows", [512, 2**16])  # in the first cache, and large enough to be prefetched
+@pytest.mark.parametrize("interpolation", ["linear", "smoothstep"])
+def test_every_cpu_path_matches_reference(path, points, rows, interpolation):
+    case = Case(interpolation=interpolation, rows=rows, base=30)
+    x = cases.points(points)
+    x[0] = 1.0  # the last cell of all levels
+    for derivatives in (first_derivatives, second_derivatives):
+        actual, expected = derivatives(case.encode, x, case.table), derivatives(case.reference, x, case.table)
+        for a, b in zip(actual, expected, strict=True):
+            if b is not None:  # linear interpolation: the reference knows no second derivative in a single axis
+                assert_near(a, b, tolerance=1e-5)  # slopes are resolution times larger than values, curves its square
+
+
+@pytest.mark.parametrize("dim,channels", [(2, 1), (3, 4), (4, 2), (5, 8)])
+def test_second_derivatives_match_reference(device, dim, channels):
+    case = Case(dim, channels, interpolation="smoothstep", device=device)
+    x = cases.points(257, dim, device=device)
+    actual, expected = second_derivatives(case.encode, x, case.table), second_derivatives(case.reference, x, case.table)
+    for a, b in zip(actual, expected, strict=True):
+        assert_near(a, b, tolerance=1e-5)
+
+
+def test_more_points_than_a_chunk_match_reference(path):
+    case, x = Case(levels=2, interpolation="smoothstep"), cases.points_on_rays(2**16 + 33)
+    for actual, expected in zip(
+        first_derivatives(case.encode, x, case.table), first_derivatives(case.reference, x, case.table), strict=True
+    ):
+        assert_near(actual, expected, tolerance=1e-4)  # float32 sums of thousands of points a row
+
+
+@pytest.mark.parametrize("gridtype", ["hash", "tiled"])
+def test_rows_that_are_no_power_of_two_match_reference(path, gridtype):
+    case, x = Case(gridtype=gridtype, rows=1000), cases.points(257)
+    for actual, expected in zip(
+        first_derivatives(case.encode, x, case.table), first_derivatives(case.reference, x, case.table), strict=True
+    ):
+        assert_near(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_16_bit_tables_are_read_and_summed_in_float32(device, dtype, channels):
+    case, x = Case(channels=channels, device=device), cases.points(257, device=device)
+    y, slope, gradient = first_derivatives(case.encode, x, case.table.to(dtype))
+    y_ref, slope_ref, gradient_ref = first_derivatives(case.reference, x, case.table.to(dtype).float())
+    assert_near(y, y_ref)
+    assert_near(slope, slope_ref)
+    assert gradient.dtype == dtype
+    assert_near(gradient, gradient_ref, tolerance=torch.finfo(dtype).eps)  # rounded once, at the end
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_tables_match_reference_on_every_cpu_path(path, dtype):
+    case, x = Case(), cases.points(31)
+    assert_near(case.encode(x, case.table.to(dtype)), case.reference(x, case.table.to(dtype).float()))
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("gridtype", ["hash", "tiled"])
+def test_reference_passes_gradcheck_and_gradgradcheck(dim, gridtype):
+    case = Case(dim, 1, gridtype, "smoothstep", rows=16, levels=2)
+    x = cases.points(3, dim, dtype=torch.float64).requires_grad_()
+    table = case.table.double().requires_grad_()
+    assert torch.autograd.gradcheck(case.encode, (x, table))
+    assert torch.autograd.gradgradcheck(case.encode, (x, table))
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 5])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_linear_function_on_a_tiled_grid_is_reproduced_with_its_slope(device, dim, align_corners):
+    resolution = 5
+    nodes = torch.cartesian_prod(*[torch.arange(resolution)] * dim).flip(-1).to(device)  # x fastest
+    where = nodes / (resolution - 1) if align_corners else (nodes + 0.5) / resolution
+    slope = torch.arange(1, dim + 1, device=device) * 0.7 - 1.5
+    table = (where @ slope + 0.3)[:, None]
+    x = (0.1 + 0.8 * cases.points(257, dim, device=device)).requires_grad_()  # between the outermost nodes
+    options = {"gridtype": "tiled", "align_corners": align_corners}
+    y = grid_encode(x, table.requires_grad_(), [0, resolution**dim], 1.0, resolution, **options)
+    assert_near(y[:, 0], x @ slope + 0.3)
+    assert_near(torch.autograd.grad(y.sum(), x)[0], slope.expand_as(x), tolerance=1e-5)
+
+
+def test_corner_rows_follow_the_hash_of_the_paper(device):
+    # A table with one 1 answers only where a corner hashes to its row: with weights, that is the whole encoding.
+    resolution, rows, x = 11, 64, cases.points(31, device=device)
+    case = Case(levels=1, base=resolution, rows=rows, device=device)
+    y = case.encode(x, case.table)
+    for n in range(31):
+        q = [min(max(float(c) * resolution - 0.5, 0.0), resolution - 1) for c in x[n]]
+        expected = torch.zeros(2, dtype=torch.float64)
+        for bits in itertools.product((0, 1), repeat=3):
+            weight, index = 1.0, 0
+            for d in range(3):
+                base = min(int(q[d]), resolution - 2)
+                weight *= (q[d] - base) if bits[d] else 1 - (q[d] - base)
+                index ^= (base + bits[d]) * PRIMES[d] % 2**32
+            expected += weight * case.table[index % rows].double().cpu()
+        assert_near(y[n].cpu(), expected)
+
+
+@pytest.mark.parametrize("max_level,active", [(0.01, 1), (0.25, 1), (0.3, 2), (0.75, 3), (1.0, 4)])
+def test_levels_above_max_level_are_zero_and_get_no_gradient(path, max_level, active):
+    case, x = Case(), cases.points(257)
+    table = case.table.clone().requires_grad_()
+    y = case.encode(x, table, max_level)
+    assert_near(y, case.reference(x, case.table, active))
+    (gradient,) = torch.autograd.grad(y, table, cases.cotangent(y))
+    assert (gradient[case.offsets[active] :] == 0).all()
+    assert (gradient[: case.offsets[active]] != 0).any()
+
+
+def test_points_outside_give_zeros_and_no_gradient(path):
+    case, x = Case(interpolation="smoothstep"), cases.points(40)
+    x[3, 0], x[17, 1], x[20, 2], x[39, 2] = -1e-6, 1.0001, float("nan"), float("inf")
+    outside = torch.tensor([3, 17, 20, 39])
+    x.requires_grad_()
+    table = case.table.clone().requires_grad_()
+    y = case.encode(x, table)
+    slope, gradient = torch.autograd.grad(y, (x, table), cases.cotangent(y))
+    assert (y[outside] == 0).all() and (slope[outside] == 0).all()
+    keep = torch.ones(40, dtype=torch.bool)
+    keep[outside] = False
+    y_in = case.reference(x[keep], table)
+    assert_near(y[keep], y_in)
+    assert_near(gradient, torch.autograd.grad(y_in, table, cases.cotangent(y)[keep])[0])
+
+
+def test_border_and_beyond_the_outermost_nodes_the_value_is_constant(path):
+    case = Case(levels=1)
+    x = torch.tensor([[0.0, 0.5, 0.5], [0.05, 0.5, 0.5], [0.95, 0.5, 0.5], [1.0, 0.5, 0.5]], requires_grad=True)
+    y = case.encode(x, case.table.requires_grad_())
+    assert_near(y[0], y[1])
+    assert_near(y[2], y[3])
+    assert (torch.autograd.grad(y.sum(), x)[0][:, 0] == 0).all()
+
+
+def test_embedding_gradient_is_the_same_for_any_number_of_threads():
+    case, x = Case(rows=2**16, base=30), cases.points_on_rays(5000)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 2):
+            torch.set_num_threads(count)
+            results.append(first_derivatives(case.encode, x, case.table))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_operators_pass_opcheck(device):
+    case = Case(device=device, interpolation="smoothstep")
+    x, table = cases.points(31, device=device).requires_grad_(), case.table.requires_grad_()
+    v = cases.directions(31, device=device).requires_grad_()
+    g = cases.cotangent(case.encode(x, table)).detach().requires_grad_()
+    layout = (case.offsets, case.resolutions, True, False, True, 3)
+    ops = torch.ops.gridencoder
+    for direction in (None, v):
+        torch.library.opcheck(ops.grid_encode.default, (x, table, direction, *layout))
+        torch.library.opcheck(ops.grid_embedding_gradient.default, (g, x, direction, *layout))
+    torch.library.opcheck(ops.grid_input_gradient.default, (g, x, table, None, *layout))
+    sums, plain = torch.zeros_like(case.table), case.table.detach()
+    levels = (case.offsets, case.resolutions, True)
+    torch.library.opcheck(ops.grid_total_variation_gradient_.default, (sums, x.detach(), plain, 0.5, *levels))
+    torch.library.opcheck(ops.grid_weight_decay_gradient_.default, (sums, plain, 0.5, case.offsets))
+
+
+def test_normals_alone_do_not_compute_the_gradient_of_the_table():
+    called = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    case, x = Case(), cases.points(31).requires_grad_()
+    y = case.encode(x, case.table.requires_grad_())
+    with Record():
+        torch.autograd.grad(y.sum(), x)
+    assert "gridencoder::grid_input_gradient" in called
+    assert "gridencoder::grid_embedding_gradient" not in called
+
+
+@pytest.mark.parametrize("mode", ["native", "torch"])
+def test_total_variation_of_a_dense_picture_is_that_of_its_differences(device, mode):
+    side = 7
+    picture = (2 * cases.points(side * side, 2, device=device) - 1).requires_grad_()
+    square = picture.view(side, side, 2)
+    right = torch.nn.functional.pad((square[:, 1:] - square[:, :-1]), (0, 0, 0, 1))  # no term past the border
+    down = torch.nn.functional.pad((square[1:] - square[:-1]), (0, 0, 0, 0, 0, 1))
+    (expected,) = torch.autograd.grad(0.25 * (right**2 + down**2 + 1e-9).sqrt().sum(), picture)
+    nodes = torch.cartesian_prod(torch.arange(side), torch.arange(side)).to(device)  # each node once
+    gradient = torch.ones_like(picture)
+    extension.set_mode(mode)
+    try:
+        grid_total_variation_(
+            gradient, (nodes + 0.5) / side, picture.detach(), 0.25, [0, side**2], [side], gridtype="tiled"
+        )
+    finally:
+        extension.set_mode("native")
+    assert_near(gradient, 1 + expected)
+
+
+@pytest.mark.parametrize("points", SIZES)
+@pytest.mark.parametrize("dim,channels,gridtype", [(2, 8, "hash"), (3, 2, "hash"), (3, 1, "tiled"), (5, 4, "hash")])
+def test_total_variation_gradient_matches_reference(device, points, dim, channels, gridtype):
+    case = Case(dim, channels, gridtype, rows=300, device=device)
+    x = cases.points(points, dim, device=device)
+    if points:
+        x[0], x[-1, 0] = 1.0, 1.5  # the last node of every axis; outside
+    table = case.table.clone().requires_grad_()
+    energy = reference.grid_total_variation(x, table, case.offsets, case.resolutions, hashed=case.hashed)
+    (expected,) = torch.autograd.grad(0.5 * energy, table)
+    gradient = torch.zeros_like(case.table)
+    grid_total_variation_(gradient, x, case.table, 0.5, case.offsets, case.resolutions, gridtype)
+    assert_near(gradient, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("mode", ["native", "torch"])
+def test_weight_decay_pulls_each_level_by_its_mean(device, mode, dtype):
+    case = Case(device=device)
+    table = case.table.to(dtype)
+    sizes = torch.tensor(case.offsets).diff()
+    per_row = (2 * 0.5 / sizes).repeat_interleave(sizes).to(device)[:, None]
+    gradient = torch.ones_like(table)
+    extension.set_mode(mode)
+    try:
+        grid_weight_decay_(gradient, table, 0.5, case.offsets)
+    finally:
+        extension.set_mode("native")
+    assert_near(gradient, 1 + per_row * table.float(), tolerance=max(TOLERANCE, torch.finfo(dtype).eps))
+
+
+def test_encoder_has_the_levels_of_instant_ngp():
+    encoder = GridEncoder(desired_resolution=2048, log2_hashmap_size=14)
+    assert encoder.resolutions[0] == 16 and encoder.resolutions[-1] == 2048 and encoder.output_dim == 32
+    assert encoder.offsets[1] == 16**3 and encoder.offsets[-1] - encoder.offsets[-2] == 2**14
+    assert 0.9e-4 < encoder.embeddings.abs().max() <= 1e-4
+    assert encoder(cases.points(6).view(2, 3, 3)).shape == (2, 3, 32)
+
+
+def test_encoder_maps_the_box_to_the_unit_cube():
+    encoder = GridEncoder(num_levels=2, log2_hashmap_size=12)
+    x = cases.points(31)
+    assert_near(encoder(8 * x - 4, bound=4) * 1e4, encoder(2 * x - 1) * 1e4)
+
+
+def test_encoder_regularisers_add_to_the_gradient_that_is_there():
+    encoder = GridEncoder(num_levels=2, log2_hashmap_size=12)
+    encoder(cases.points(31)).sum().backward()
+    before = encoder.embeddings.grad.clone()
+    encoder.grad_weight_decay(0.5)
+    decay = torch.zeros_like(before)
+    grid_weight_decay_(decay, encoder.embeddings.detach(), 0.5, encoder.offsets)
+    torch.testing.assert_close(encoder.embeddings.grad, before + decay, rtol=1e-6, atol=1e-12)
+    encoder.embeddings.grad = None
+    encoder.grad_total_variation(1e-6, B=1000, generator=torch.Generator().manual_seed(0))
+    first = encoder.embeddings.grad.clone()
+    encoder.grad_total_variation(1e-6, B=1000, generator=torch.Generator().manual_seed(0))
+    assert first.abs().max() > 0
+    torch.testing.assert_close(encoder.embeddings.grad, 2 * first, rtol=1e-4, atol=1e-6)
+
+
+def test_total_variation_without_points_or_generator_is_refused():
+    with pytest.raises(ValueError, match="generator"):
+        GridEncoder(num_levels=1).grad_total_variation(1.0)
+
+
+@pytest.mark.parametrize(
+    "change,word",
+    [
+        ({"gridtype": "cube"}, "gridtype"),
+        ({"interpolation": "cubic"}, "interpolation"),
+        ({"max_level": 0.0}, "max_level"),
+        ({"max_level": 1.5}, "max_level"),
+        ({"base_resolution": 1}, "base_resolution"),
+        ({"offsets": [0, 5, 5, 125]}, "offsets"),
+        ({"embeddings": torch.zeros(125, 3)}, "embeddings"),
+        ({"inputs": torch.zeros(4, 6)}, "inputs"),
+    ],
+)
+def test_wrong_arguments_are_named(change, word):
+    arguments = {"inputs": torch.zeros(4, 3), "embeddings": torch.zeros(125, 2), "offsets": [0, 125]}
+    arguments |= {"per_level_scale": 2.0, "base_resolution": 5} | change
+    with pytest.raises(ValueError, match=word):
+        grid_encode(**arguments)
+
+
+def test_an_unknown_cpu_path_is_named(monkeypatch):
+    monkeypatch.setitem(os.environ, "TADPOLE_CPU_PATH", "mmx")
+    case = Case()
+    with pytest.raises(RuntimeError, match="baseline, avx2 or avx512"):
+        case.encode(cases.points(1), case.table)
