@@ -65,7 +65,7 @@ class RenderOutput:
     opacity: Tensor  # [B, H, W, 1] in [0, 1]
     depth: Tensor  # [B, H, W, 1] expected distance, scene units, 0 where nothing was hit
     normal: Tensor | None = None  # [B, H, W, 3] world-space, premultiplied by opacity; None where the shading needs none
-    samples: dict[str, Tensor] = field(default_factory=dict)  # weights [M], normals [M, 3], directions [M, 3], positions [M, 3], ... where present
+    samples: dict[str, Tensor] = field(default_factory=dict)  # weights [M], positions, directions, normals [M, 3], ...
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import argparse
 import copy
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -91,7 +92,7 @@ class Clock:
 
 def set_rate(optimizer, peak, step, fraction, warmup=150):
     """Linear warm-up, then a cosine to zero at the end of the time given."""
-    rate = peak * min(1, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * fraction))
+    rate = peak * min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * fraction))
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -139,7 +140,9 @@ def train_vae(options, data, batch=24):
         bar.update()
         if step % 20 == 0:
             psnr = -10 * torch.log10((y - x).square().mean() / 4)
-            bar.set_postfix(loss=f"{loss.item():.3f}", psnr=f"{psnr.item():.1f}", left=f"{clock.limit - clock.spent:.0f}s")
+            bar.set_postfix(
+                loss=f"{loss.item():.3f}", psnr=f"{psnr.item():.1f}", left=f"{clock.limit - clock.spent:.0f}s"
+            )
         if clock.spent - saved > 60 or clock.fraction >= 1:
             saved = clock.spent
             save_state(state_path, vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=saved)

@@ -19,7 +19,9 @@ def build_tokenizer():
     from transformers import CLIPTokenizer
 
     words = {word: [*word[:-1], word[-1] + "</w>"] for word in vocabulary()}
-    symbols = sorted({s for parts in words.values() for s in parts} | {c for c in "abcdefghijklmnopqrstuvwxyz0123456789,"})
+    symbols = sorted(
+        {s for parts in words.values() for s in parts} | {c for c in "abcdefghijklmnopqrstuvwxyz0123456789,"}
+    )
     symbols += [s + "</w>" for s in symbols if len(s) == 1 and s + "</w>" not in symbols]
     merges = []
     while True:
@@ -120,7 +122,8 @@ def save_pipeline(folder, vae, text_encoder, tokenizer, unet):
     from diffusers import StableDiffusionPipeline
 
     halves = {
-        name: copy.deepcopy(part).half() for name, part in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet))
+        name: copy.deepcopy(part).half()
+        for name, part in (("vae", vae), ("text_encoder", text_encoder), ("unet", unet))
     }
     StableDiffusionPipeline(
         **halves,

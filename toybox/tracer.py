@@ -17,7 +17,9 @@ def cameras(azimuth: Tensor, elevation: Tensor, radius: Tensor, fovy: Tensor) ->
     Returns:
         origin, right, up, forward / tan(fovy / 2). [B, 12] float32
     """
-    azimuth, elevation, radius, fovy = (torch.as_tensor(v, dtype=torch.float64) for v in (azimuth, elevation, radius, fovy))
+    azimuth, elevation, radius, fovy = (
+        torch.as_tensor(v, dtype=torch.float64) for v in (azimuth, elevation, radius, fovy)
+    )
     azimuth, elevation = torch.deg2rad(azimuth), torch.deg2rad(elevation.clamp(-89.9, 89.9))
     flat = elevation.cos()
     back = torch.stack([flat * azimuth.sin(), elevation.sin(), flat * azimuth.cos()], -1)
