@@ -35,7 +35,8 @@ class RaymarchRenderer(Renderer):
         resolution, warmup_updates, decay: Of the occupancy grid.
         cull: Find the samples that weigh nothing, because the ray has ended before them, by their density alone and
             without gradients, and evaluate only the others. Exact; it pays as soon as there are surfaces.
-        normal_weight: Samples that weigh less get no normal (zero instead) and so only ambient light.
+        normal_weight: Samples that weigh less get no normal (zero instead) and so only ambient light. At 0.001 the
+            gradient of a lambertian picture has a cosine of 0.9999 with the exact one, at 0.01 of 0.999.
         max_ray_batch: Rays at a time without gradients.
     """
 
@@ -53,7 +54,7 @@ class RaymarchRenderer(Renderer):
         warmup_updates: int = 16,
         decay: float = 0.95,
         cull: bool = True,
-        normal_weight: float = 1e-4,
+        normal_weight: float = 1e-3,
         max_ray_batch: int = 1 << 14,
     ):
         super().__init__(field, background, min_near=min_near, max_ray_batch=max_ray_batch)
