@@ -113,7 +113,7 @@ def bake(
     color_fn: Callable[[Tensor, Tensor], Tensor],
     *,
     size: int = 2048,
-    chunk: int = 2**16,
+    chunk: int = 2**15,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Mesh:
