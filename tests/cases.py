@@ -73,14 +73,15 @@ def sphere_bitfield(
     thickness: float = 0.1,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Occupancy bits of a hollow sphere in every cascade, cells in Morton order. uint8 [C * H^3 / 8]"""
+    """Occupancy bits of a hollow sphere, off centre, in every cascade, in Morton order. uint8 [C * H^3 / 8]"""
+    middle = bound * torch.tensor([0.1, -0.05, 0.15])  # a symmetric scene would hide swapped axes
     x, y, z = torch.meshgrid(*[torch.arange(H)] * 3, indexing="ij")
     place = sum(((axis >> bit) & 1) << (3 * bit + i) for i, axis in enumerate((x, y, z)) for bit in range(10))
     cells = torch.zeros(C, H**3, dtype=torch.int64)
     for level in range(C):
         width = 2 * bound * 2.0 ** (level - (C - 1)) / H
         centres = (torch.stack([x, y, z], -1) + 0.5 - H / 2) * width
-        cells[level, place] = ((centres.norm(dim=-1) - radius).abs() < thickness / 2 + width).long()
+        cells[level, place] = (((centres - middle).norm(dim=-1) - radius).abs() < thickness / 2 + width).long()
     return (cells.reshape(-1, 8) << torch.arange(8)).sum(1).to(device, torch.uint8)
 
 

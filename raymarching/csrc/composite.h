@@ -26,8 +26,8 @@ struct OutputGradients {
 };
 
 // g_i: what one more unit of weight on sample i does to the loss, through every output.
-HOST_DEVICE float weight_gradient(
-    const OutputGradients& gradients, int64_t ray, int64_t sample, float t, const float* rgbs, int64_t channels) {
+HOST_DEVICE float weight_gradient(const OutputGradients& gradients, int64_t ray, int64_t sample, float t,
+                                  const float* rgbs, int64_t channels) {
   float g = gradients.weights ? gradients.weights[sample] : 0.0f;
   if (gradients.opacity) g += gradients.opacity[ray];
   if (gradients.depth) g += gradients.depth[ray] * t;

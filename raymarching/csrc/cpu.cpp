@@ -1,5 +1,5 @@
-// CPU kernels: boxes, spheres, bits, and the registration of them all. Every ray is worked on by one thread and every result has
-// its own place: no atomics on data, and the same bits for any number of threads.
+// CPU kernels: boxes, spheres, bits, and the registration of them all. Every ray is worked on by one thread and every
+// result has its own place: no atomics on data, and the same bits for any number of threads.
 #include <algorithm>
 #include <tuple>
 
@@ -8,7 +8,8 @@
 
 namespace raymarching {
 
-std::tuple<Tensor, Tensor> near_far_from_aabb(const Tensor& rays_o, const Tensor& rays_d, const Tensor& aabb, double min_near) {
+std::tuple<Tensor, Tensor> near_far_from_aabb(const Tensor& rays_o, const Tensor& rays_d, const Tensor& aabb,
+                                              double min_near) {
   const Tensor o = checked(rays_o, "rays_o", {-1, 3}), d = checked(rays_d, "rays_d", {o.size(0), 3});
   const Tensor box = checked(aabb, "aabb", {6});
   Tensor nears = new_empty(o, {o.size(0)}), fars = new_empty(o, {o.size(0)});
@@ -41,7 +42,8 @@ Tensor morton3D(const Tensor& coords) {
   const int32_t* in = data<int32_t>(c);
   int32_t* out = data<int32_t>(indices);
   parallel_for(0, c.size(0), 8192, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) out[n] = static_cast<int32_t>(morton(in[3 * n], in[3 * n + 1], in[3 * n + 2]));
+    for (int64_t n = begin; n < end; ++n)
+      out[n] = static_cast<int32_t>(morton(in[3 * n], in[3 * n + 1], in[3 * n + 2]));
   });
   return indices;
 }

@@ -8,8 +8,8 @@
 
 namespace raymarching {
 
-// 1 - exp(-tau) for many numbers at a time, to 4e-7 of itself however small: with x = -tau / log(2), n = round(x), f = x - n,
-// it is (1 - 2^n) - 2^n (2^f - 1), the last bracket by its series.
+// 1 - exp(-tau) for many numbers at a time, to 4e-7 of itself however small: with x = -tau / log(2), n = round(x),
+// f = x - n, it is (1 - 2^n) - 2^n (2^f - 1), the last bracket by its series.
 HOST_DEVICE float absorption(float tau) {
   float x = tau * -1.44269504f;
   x = x < -126.0f ? -126.0f : (x > 126.0f ? 126.0f : x);
@@ -62,8 +62,9 @@ void composite_ray(int64_t n, int64_t first, int64_t count, const float* rgbs, c
   if (kChannels) std::copy_n(color, kChannels, rgb);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(
-    const Tensor& sigmas_, const Tensor& rgbs_, const Tensor& ts_, const Tensor& packed_info, double min_transmittance) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(const Tensor& sigmas_, const Tensor& rgbs_,
+                                                                        const Tensor& ts_, const Tensor& packed_info,
+                                                                        double min_transmittance) {
   const Tensor sigmas = checked(sigmas_, "sigmas", {-1}), rgbs = checked(rgbs_, "rgbs", {sigmas.size(0), -1});
   const Tensor ts = checked(ts_, "ts", {sigmas.size(0), 2});
   const Tensor packed = checked(packed_info, "packed_info", {-1, 2}, ScalarType::Int);
@@ -72,7 +73,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(
   const bool complete = checked_count(info, rays, M) == M;
   Tensor weights = complete ? new_empty(sigmas, {M}) : new_zeros(sigmas, {M});
   Tensor transmittance = complete ? new_empty(sigmas, {M}) : new_zeros(sigmas, {M});
-  Tensor opacity = new_empty(sigmas, {rays}), depth = new_empty(sigmas, {rays}), rgb = new_empty(sigmas, {rays, channels});
+  Tensor opacity = new_empty(sigmas, {rays}), depth = new_empty(sigmas, {rays}),
+         rgb = new_empty(sigmas, {rays, channels});
   const CompositeOutputs out{data<float>(weights), data<float>(opacity), data<float>(depth), data<float>(rgb),
                              data<float>(transmittance)};
   const float *sigma = data<float>(sigmas), *color = data<float>(rgbs), *t = data<float>(ts);
@@ -93,9 +95,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(
 }
 
 template <int kChannels>
-void composite_ray_backward(int64_t n, int64_t first, int64_t count, const OutputGradients& gradients, const float* rgbs,
-                            const float* ts, const float* weights, const float* transmittance, int64_t any_channels,
-                            float* grad_sigmas, float* grad_rgbs) {
+void composite_ray_backward(int64_t n, int64_t first, int64_t count, const OutputGradients& gradients,
+                            const float* rgbs, const float* ts, const float* weights, const float* transmittance,
+                            int64_t any_channels, float* grad_sigmas, float* grad_rgbs) {
   const int64_t channels = kChannels ? kChannels : any_channels;
   float behind = 0.0f;
   for (int64_t j = first + count; j-- > first;) {
@@ -108,11 +110,14 @@ void composite_ray_backward(int64_t n, int64_t first, int64_t count, const Outpu
   }
 }
 
-std::tuple<Tensor, Tensor> composite_rays_train_backward(
-    const std::optional<Tensor>& grad_weights, const std::optional<Tensor>& grad_opacity, const std::optional<Tensor>& grad_depth,
-    const std::optional<Tensor>& grad_rgb, const Tensor& rgbs_, const Tensor& ts_, const Tensor& packed_info,
-    const Tensor& weights_, const Tensor& transmittance_) {
-  const BackwardInputs in(grad_weights, grad_opacity, grad_depth, grad_rgb, rgbs_, ts_, packed_info, weights_, transmittance_);
+std::tuple<Tensor, Tensor> composite_rays_train_backward(const std::optional<Tensor>& grad_weights,
+                                                         const std::optional<Tensor>& grad_opacity,
+                                                         const std::optional<Tensor>& grad_depth,
+                                                         const std::optional<Tensor>& grad_rgb, const Tensor& rgbs_,
+                                                         const Tensor& ts_, const Tensor& packed_info,
+                                                         const Tensor& weights_, const Tensor& transmittance_) {
+  const BackwardInputs in(grad_weights, grad_opacity, grad_depth, grad_rgb, rgbs_, ts_, packed_info, weights_,
+                          transmittance_);
   const OutputGradients gradients = in.gradients();
   const int64_t channels = in.channels;
   const int32_t* info = data<int32_t>(in.packed);
@@ -135,7 +140,8 @@ void composite_rays(Tensor rays_alive, Tensor rays_t, const Tensor& sigmas_, con
                     Tensor opacity, Tensor depth, Tensor image, int64_t n_step, double min_transmittance) {
   PieceTensors piece(rays_alive, rays_t, sigmas_, rgbs_, ts_, opacity, depth, image, n_step);
   const PieceState state = piece.state();
-  for (int64_t n = 0; n < piece.slots; ++n) STD_TORCH_CHECK(state.alive[n] < piece.rays, "rays_alive: no ray ", state.alive[n]);
+  for (int64_t n = 0; n < piece.slots; ++n)
+    STD_TORCH_CHECK(state.alive[n] < piece.rays, "rays_alive: no ray ", state.alive[n]);
   for_ray_blocks(piece.slots, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) composite_piece(state, n, static_cast<float>(min_transmittance));
   });

@@ -8,9 +8,11 @@
 
 namespace raymarching {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(
-    const Tensor& rays_o, const Tensor& rays_d, const Tensor& bitfield, const Tensor& nears, const Tensor& fars,
-    const std::optional<Tensor>& noises, double bound, int64_t C, int64_t H, double dt_gamma, int64_t max_steps) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o, const Tensor& rays_d,
+                                                            const Tensor& bitfield, const Tensor& nears,
+                                                            const Tensor& fars, const std::optional<Tensor>& noises,
+                                                            double bound, int64_t C, int64_t H, double dt_gamma,
+                                                            int64_t max_steps) {
   const MarchInputs in(rays_o, rays_d, bitfield, nears, fars, noises, bound, C, H, dt_gamma, max_steps);
   const RaySource source(in);
   const int64_t rays = in.rays();
@@ -24,7 +26,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(
     for (int64_t n = begin; n < end; ++n) {
       const size_t before = indices.size();
       const Ray ray = source.ray(n, in.lattice);
-      for (int32_t k = next_sample(ray, in.grid, in.lattice, 0); k >= 0; k = next_sample(ray, in.grid, in.lattice, k + 1)) {
+      for (int32_t k = next_sample(ray, in.grid, in.lattice, 0); k >= 0;
+           k = next_sample(ray, in.grid, in.lattice, k + 1)) {
         indices.push_back(k);
       }
       info[2 * n + 1] = static_cast<int32_t>(indices.size() - before);
@@ -49,13 +52,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(
   return {xyzs, dirs, ts, packed_info};
 }
 
-std::tuple<Tensor, Tensor, Tensor> march_rays(
-    const Tensor& rays_alive, const Tensor& rays_t, const Tensor& rays_o, const Tensor& rays_d, const Tensor& bitfield,
-    const Tensor& nears, const Tensor& fars, const std::optional<Tensor>& noises, double bound, int64_t C, int64_t H,
-    double dt_gamma, int64_t max_steps, int64_t n_step) {
+std::tuple<Tensor, Tensor, Tensor> march_rays(const Tensor& rays_alive, const Tensor& rays_t, const Tensor& rays_o,
+                                              const Tensor& rays_d, const Tensor& bitfield, const Tensor& nears,
+                                              const Tensor& fars, const std::optional<Tensor>& noises, double bound,
+                                              int64_t C, int64_t H, double dt_gamma, int64_t max_steps,
+                                              int64_t n_step) {
   const MarchInputs in(rays_o, rays_d, bitfield, nears, fars, noises, bound, C, H, dt_gamma, max_steps);
   const RaySource source(in);
-  const Tensor alive = checked(rays_alive, "rays_alive", {-1}, ScalarType::Int), from = checked(rays_t, "rays_t", {in.rays()});
+  const Tensor alive = checked(rays_alive, "rays_alive", {-1}, ScalarType::Int),
+               from = checked(rays_t, "rays_t", {in.rays()});
   const int32_t* id = data<int32_t>(alive);
   const float* t = data<float>(from);
   const int64_t M = alive.size(0) * n_step;

@@ -1,5 +1,5 @@
-// CUDA kernels, on torch's current stream: boxes, spheres, bits, and the registration of them all. No atomics anywhere: every
-// run gives the same bits, and samples come in ray order.
+// CUDA kernels, on torch's current stream: boxes, spheres, bits, and the registration of them all. No atomics anywhere:
+// every run gives the same bits, and samples come in ray order.
 #include <tuple>
 
 #include "raymarching/csrc/cuda_composite.h"
@@ -7,8 +7,8 @@
 
 namespace raymarching {
 
-__global__ void near_far_from_aabb_kernel(const float* o, const float* d, const float* box, float min_near, int64_t N, float* near,
-                                          float* far) {
+__global__ void near_far_from_aabb_kernel(const float* o, const float* d, const float* box, float min_near, int64_t N,
+                                          float* near, float* far) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (n < N) box_interval(o + 3 * n, d + 3 * n, box, min_near, near + n, far + n);
 }
@@ -26,7 +26,8 @@ __global__ void morton3D_kernel(const int32_t* coords, int64_t N, int32_t* out) 
 __global__ void morton3D_invert_kernel(const int32_t* indices, int64_t N, int32_t* out) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (n >= N) return;
-  for (int i = 0; i < 3; ++i) out[3 * n + i] = static_cast<int32_t>(gather_bits(static_cast<uint32_t>(indices[n]) >> i));
+  for (int i = 0; i < 3; ++i)
+    out[3 * n + i] = static_cast<int32_t>(gather_bits(static_cast<uint32_t>(indices[n]) >> i));
 }
 
 // One thread per cell, so that neighbours read neighbours; the vote of a warp is four bytes.
@@ -44,7 +45,8 @@ __global__ void flatten_rays_kernel(const int32_t* info, int64_t N, int64_t M, i
   for (int64_t j = threadIdx.x % kWarp; j < count; j += kWarp) out[info[2 * n] + j] = static_cast<int32_t>(n);
 }
 
-std::tuple<Tensor, Tensor> near_far_from_aabb(const Tensor& rays_o, const Tensor& rays_d, const Tensor& aabb, double min_near) {
+std::tuple<Tensor, Tensor> near_far_from_aabb(const Tensor& rays_o, const Tensor& rays_d, const Tensor& aabb,
+                                              double min_near) {
   const Tensor o = checked(rays_o, "rays_o", {-1, 3}), d = checked(rays_d, "rays_d", {o.size(0), 3});
   const Tensor box = checked(aabb, "aabb", {6});
   const int64_t N = o.size(0);
@@ -52,7 +54,8 @@ std::tuple<Tensor, Tensor> near_far_from_aabb(const Tensor& rays_o, const Tensor
   Tensor nears = new_empty(o, {N}), fars = new_empty(o, {N});
   if (N > 0) {
     near_far_from_aabb_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(
-        data<float>(o), data<float>(d), data<float>(box), static_cast<float>(min_near), N, data<float>(nears), data<float>(fars));
+        data<float>(o), data<float>(d), data<float>(box), static_cast<float>(min_near), N, data<float>(nears),
+        data<float>(fars));
   }
   scope.check("near_far_from_aabb");
   return {nears, fars};
@@ -89,7 +92,8 @@ Tensor morton3D_invert(const Tensor& indices) {
   const CudaScope scope(m);
   Tensor coords = new_empty(m, {N, 3});
   if (N > 0) {
-    morton3D_invert_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(data<int32_t>(m), N, data<int32_t>(coords));
+    morton3D_invert_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(data<int32_t>(m), N,
+                                                                               data<int32_t>(coords));
   }
   scope.check("morton3D_invert");
   return coords;
@@ -102,8 +106,8 @@ Tensor packbits(const Tensor& grid, double thresh) {
   const CudaScope scope(flat);
   Tensor bits = new_empty(flat, {cells / 8}, ScalarType::Byte);
   if (cells > 0) {
-    packbits_kernel<<<blocks(cells, kThreads), kThreads, 0, scope.stream>>>(data<float>(flat), static_cast<float>(thresh), cells,
-                                                                            data<uint8_t>(bits));
+    packbits_kernel<<<blocks(cells, kThreads), kThreads, 0, scope.stream>>>(
+        data<float>(flat), static_cast<float>(thresh), cells, data<uint8_t>(bits));
   }
   scope.check("packbits");
   return bits;

@@ -22,9 +22,10 @@ __device__ inline float reduce(float value) {
   return value;
 }
 
-__global__ void composite_rays_train_kernel(const float* sigmas, const float* rgbs, const float* ts, const int32_t* info, int64_t N,
-                                            int64_t M, int64_t channels, float min_transmittance, float* weights, float* opacities,
-                                            float* depths, float* rgb, float* transmittance) {
+__global__ void composite_rays_train_kernel(const float* sigmas, const float* rgbs, const float* ts,
+                                            const int32_t* info, int64_t N, int64_t M, int64_t channels,
+                                            float min_transmittance, float* weights, float* opacities, float* depths,
+                                            float* rgb, float* transmittance) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(kRaysPerBlock) + threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
   if (n >= N) return;  // a whole warp leaves: the others shuffle among themselves
@@ -60,8 +61,9 @@ __global__ void composite_rays_train_kernel(const float* sigmas, const float* rg
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(
-    const Tensor& sigmas_, const Tensor& rgbs_, const Tensor& ts_, const Tensor& packed_info, double min_transmittance) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(const Tensor& sigmas_, const Tensor& rgbs_,
+                                                                        const Tensor& ts_, const Tensor& packed_info,
+                                                                        double min_transmittance) {
   const Tensor sigmas = checked(sigmas_, "sigmas", {-1}), rgbs = checked(rgbs_, "rgbs", {sigmas.size(0), -1});
   const Tensor ts = checked(ts_, "ts", {sigmas.size(0), 2});
   const Tensor packed = checked(packed_info, "packed_info", {-1, 2}, ScalarType::Int);
@@ -72,21 +74,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(
   if (N > 0) {
     composite_rays_train_kernel<<<blocks(N, kRaysPerBlock), kThreads, 0, scope.stream>>>(
         data<float>(sigmas), data<float>(rgbs), data<float>(ts), data<int32_t>(packed), N, M, channels,
-        static_cast<float>(min_transmittance), data<float>(weights), data<float>(opacity), data<float>(depth), data<float>(rgb),
-        data<float>(transmittance));
+        static_cast<float>(min_transmittance), data<float>(weights), data<float>(opacity), data<float>(depth),
+        data<float>(rgb), data<float>(transmittance));
   }
   scope.check("composite_rays_train");
   return {weights, opacity, depth, rgb, transmittance};
 }
 
 __global__ void composite_rays_train_backward_kernel(OutputGradients gradients, const float* rgbs, const float* ts,
-                                                     const int32_t* info, const float* weights, const float* transmittance,
-                                                     int64_t N, int64_t M, int64_t channels, float* grad_sigmas, float* grad_rgbs) {
+                                                     const int32_t* info, const float* weights,
+                                                     const float* transmittance, int64_t N, int64_t M, int64_t channels,
+                                                     float* grad_sigmas, float* grad_rgbs) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(kRaysPerBlock) + threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
   if (n >= N) return;
   const int64_t first = info[2 * n], last = first + samples_of(info, n, M) - 1;
-  float carry = 0.0f;  // sum of g w behind these 32 samples
+  float carry = 0.0f;                                             // sum of g w behind these 32 samples
   for (int64_t j = last - lane; j + lane >= first; j -= kWarp) {  // lane 0 has the hindmost sample
     const bool mine = j >= first;
     const float g = mine ? weight_gradient(gradients, n, j, ts[2 * j], rgbs, channels) : 0.0f;
@@ -103,11 +106,14 @@ __global__ void composite_rays_train_backward_kernel(OutputGradients gradients, 
   }
 }
 
-std::tuple<Tensor, Tensor> composite_rays_train_backward(
-    const std::optional<Tensor>& grad_weights, const std::optional<Tensor>& grad_opacity, const std::optional<Tensor>& grad_depth,
-    const std::optional<Tensor>& grad_rgb, const Tensor& rgbs_, const Tensor& ts_, const Tensor& packed_info,
-    const Tensor& weights_, const Tensor& transmittance_) {
-  const BackwardInputs in(grad_weights, grad_opacity, grad_depth, grad_rgb, rgbs_, ts_, packed_info, weights_, transmittance_);
+std::tuple<Tensor, Tensor> composite_rays_train_backward(const std::optional<Tensor>& grad_weights,
+                                                         const std::optional<Tensor>& grad_opacity,
+                                                         const std::optional<Tensor>& grad_depth,
+                                                         const std::optional<Tensor>& grad_rgb, const Tensor& rgbs_,
+                                                         const Tensor& ts_, const Tensor& packed_info,
+                                                         const Tensor& weights_, const Tensor& transmittance_) {
+  const BackwardInputs in(grad_weights, grad_opacity, grad_depth, grad_rgb, rgbs_, ts_, packed_info, weights_,
+                          transmittance_);
   const CudaScope scope(in.rgbs);
   Tensor grad_sigmas = new_zeros(in.rgbs, {in.M}), grad_rgbs = new_zeros(in.rgbs, {in.M, in.channels});
   if (in.rays > 0) {

@@ -18,8 +18,8 @@ __global__ void count_samples_kernel(RaySource source, Grid grid, Lattice lattic
   info[2 * n + 1] = count;
 }
 
-// info[n][0] = sum of info[i][1] for i < n, *total = the sum of all. One block: each thread adds up a stretch of rays, the
-// stretches are scanned in shared memory.
+// info[n][0] = sum of info[i][1] for i < n, *total = the sum of all. One block: each thread adds up a stretch of rays,
+// the stretches are scanned in shared memory.
 __global__ void prefix_sum_kernel(int64_t N, int32_t* info, int64_t* total) {
   __shared__ int64_t sums[kScanThreads];
   const int64_t stretch = (N + kScanThreads - 1) / kScanThreads, begin = threadIdx.x * stretch;
@@ -42,7 +42,8 @@ __global__ void prefix_sum_kernel(int64_t N, int32_t* info, int64_t* total) {
   }
 }
 
-__global__ void write_samples_kernel(RaySource source, Grid grid, Lattice lattice, int64_t N, const int32_t* info, SampleSink sink) {
+__global__ void write_samples_kernel(RaySource source, Grid grid, Lattice lattice, int64_t N, const int32_t* info,
+                                     SampleSink sink) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (n >= N) return;
   const Ray ray = source.ray(n, lattice);
@@ -53,9 +54,11 @@ __global__ void write_samples_kernel(RaySource source, Grid grid, Lattice lattic
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(
-    const Tensor& rays_o, const Tensor& rays_d, const Tensor& bitfield, const Tensor& nears, const Tensor& fars,
-    const std::optional<Tensor>& noises, double bound, int64_t C, int64_t H, double dt_gamma, int64_t max_steps) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o, const Tensor& rays_d,
+                                                            const Tensor& bitfield, const Tensor& nears,
+                                                            const Tensor& fars, const std::optional<Tensor>& noises,
+                                                            double bound, int64_t C, int64_t H, double dt_gamma,
+                                                            int64_t max_steps) {
   const MarchInputs in(rays_o, rays_d, bitfield, nears, fars, noises, bound, C, H, dt_gamma, max_steps);
   const RaySource source(in);
   const int64_t N = in.rays();
@@ -84,20 +87,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(
   return {xyzs, dirs, ts, packed_info};
 }
 
-__global__ void march_rays_kernel(RaySource source, Grid grid, Lattice lattice, int64_t rays, int64_t slots, const int32_t* alive,
-                                  const float* rays_t, int64_t n_step, SampleSink sink) {
+__global__ void march_rays_kernel(RaySource source, Grid grid, Lattice lattice, int64_t rays, int64_t slots,
+                                  const int32_t* alive, const float* rays_t, int64_t n_step, SampleSink sink) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (n >= slots) return;
   const int32_t id = alive[n] < rays ? alive[n] : -1;
   march_piece(source, grid, lattice, id, rays_t, n * n_step, n_step, sink);
 }
 
-std::tuple<Tensor, Tensor, Tensor> march_rays(
-    const Tensor& rays_alive, const Tensor& rays_t, const Tensor& rays_o, const Tensor& rays_d, const Tensor& bitfield,
-    const Tensor& nears, const Tensor& fars, const std::optional<Tensor>& noises, double bound, int64_t C, int64_t H,
-    double dt_gamma, int64_t max_steps, int64_t n_step) {
+std::tuple<Tensor, Tensor, Tensor> march_rays(const Tensor& rays_alive, const Tensor& rays_t, const Tensor& rays_o,
+                                              const Tensor& rays_d, const Tensor& bitfield, const Tensor& nears,
+                                              const Tensor& fars, const std::optional<Tensor>& noises, double bound,
+                                              int64_t C, int64_t H, double dt_gamma, int64_t max_steps,
+                                              int64_t n_step) {
   const MarchInputs in(rays_o, rays_d, bitfield, nears, fars, noises, bound, C, H, dt_gamma, max_steps);
-  const Tensor alive = checked(rays_alive, "rays_alive", {-1}, ScalarType::Int), from = checked(rays_t, "rays_t", {in.rays()});
+  const Tensor alive = checked(rays_alive, "rays_alive", {-1}, ScalarType::Int),
+               from = checked(rays_t, "rays_t", {in.rays()});
   const int64_t slots = alive.size(0), M = slots * n_step;
   const CudaScope scope(in.origins);
   Tensor xyzs = new_empty(in.origins, {M, 3}), dirs = new_empty(in.origins, {M, 3}), ts = new_empty(in.origins, {M, 2});

@@ -16,10 +16,12 @@ using tadpole::Tensor;
 using torch::stable::new_empty;
 using torch::stable::new_zeros;
 
-inline const float* data_or_null(const std::optional<Tensor>& tensor) { return tensor ? data<float>(*tensor) : nullptr; }
+inline const float* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor ? data<float>(*tensor) : nullptr;
+}
 
-inline std::optional<Tensor> checked_optional(
-    const std::optional<Tensor>& tensor, const char* name, std::initializer_list<int64_t> shape) {
+inline std::optional<Tensor> checked_optional(const std::optional<Tensor>& tensor, const char* name,
+                                              std::initializer_list<int64_t> shape) {
   return tensor ? std::optional<Tensor>(checked(*tensor, name, shape)) : std::nullopt;
 }
 
@@ -32,8 +34,9 @@ struct MarchInputs {
   Grid grid;
   Lattice lattice;
 
-  MarchInputs(const Tensor& rays_o, const Tensor& rays_d, const Tensor& bitfield, const Tensor& nears_, const Tensor& fars_,
-              const std::optional<Tensor>& noises_, double bound, int64_t C, int64_t H, double dt_gamma, int64_t max_steps)
+  MarchInputs(const Tensor& rays_o, const Tensor& rays_d, const Tensor& bitfield, const Tensor& nears_,
+              const Tensor& fars_, const std::optional<Tensor>& noises_, double bound, int64_t C, int64_t H,
+              double dt_gamma, int64_t max_steps)
       : origins(checked(rays_o, "rays_o", {-1, 3})),
         directions(checked(rays_d, "rays_d", {origins.size(0), 3})),
         bits(checked(bitfield, "density_bitfield", {-1}, ScalarType::Byte)),
@@ -43,9 +46,10 @@ struct MarchInputs {
         grid(data<uint8_t>(std::as_const(bits)), bound, C, H, dt_gamma),
         lattice(dt_gamma, bound, H, max_steps) {
     STD_TORCH_CHECK(C >= 1 && C <= 16, "raymarching: 1 to 16 cascades, got ", C);
-    STD_TORCH_CHECK(H >= 4 && H <= 1024 && (H & (H - 1)) == 0, "raymarching: H must be a power of two in 4..1024, got ", H);
-    STD_TORCH_CHECK(bits.numel() == C * grid.level_bytes, "density_bitfield must have ", C * grid.level_bytes, " bytes, got ",
-                    bits.numel());
+    STD_TORCH_CHECK(H >= 4 && H <= 1024 && (H & (H - 1)) == 0, "raymarching: H must be a power of two in 4..1024, got ",
+                    H);
+    STD_TORCH_CHECK(bits.numel() == C * grid.level_bytes, "density_bitfield must have ", C * grid.level_bytes,
+                    " bytes, got ", bits.numel());
     STD_TORCH_CHECK(bound > 0 && max_steps >= 1, "raymarching: bound and max_steps must be positive");
   }
 

@@ -1,13 +1,13 @@
-// Marching a ray through nested occupancy grids (Instant-NGP, arXiv:2201.05989, appendix C and E), once for CPU and CUDA.
+// Marching a ray through nested occupancy grids (Instant-NGP, arXiv:2201.05989, appendix C and E), for CPU and CUDA.
 //
-// Grid     C nested cubes around the origin. Cube l has half-width bound * 2^(l - (C-1)), so the outermost one is the scene, and
-//          H^3 cells, one bit each in Morton order: bit (n & 7) of byte n >> 3, n = l * H^3 + morton(cell). A 4x4x4 brick is
-//          therefore one aligned 64-bit word, which answers "all empty" at once.
-// Lattice  Sample k = 0, 1, ... of a ray lies at a distance that depends on k alone, never on what was skipped before, so
-//          that marching whole or in pieces, forwards or by brute force, finds the same samples. Steps have length
+// Grid     C nested cubes around the origin. Cube l has half-width bound * 2^(l - (C-1)), so the outermost one is the
+//          scene, and H^3 cells, one bit each in Morton order: bit (n & 7) of byte n >> 3, n = l * H^3 + morton(cell).
+//          A 4x4x4 brick is therefore one aligned 64-bit word, which answers "all empty" at once.
+// Lattice  Sample k = 0, 1, ... of a ray lies at a distance that depends on k alone, never on what was skipped before:
+//          marching whole or in pieces, skipping or by brute force, finds the same samples. Steps have length
 //          clamp(dt_gamma * t, dt_min, dt_max).
-// Sample   Lattice point k is a sample where t < far and its cell is set. Its level is the smallest cube that holds the point
-//          and whose cells are longer than the step.
+// Sample   Lattice point k is a sample where t < far and its cell is set. Its level is the smallest cube that holds the
+//          point and whose cells are longer than the step.
 //
 // Products and sums that decide about a cell are rounded one by one (no FMA): reference.py finds the same bits.
 #pragma once
@@ -122,9 +122,9 @@ struct Grid {
   const uint8_t* bits;
   int64_t level_bytes;
   int32_t cascades, resolution, brick;
-  float inv_bound, half;         // half = H / 2
-  float scale, cell_width;       // cells per scene unit in the outermost cube, and scene units per cell
-  float switch_distance;         // where steps outgrow the cells of level 0; 0: steps do not grow
+  float inv_bound, half;    // half = H / 2
+  float scale, cell_width;  // cells per scene unit in the outermost cube, and scene units per cell
+  float switch_distance;    // where steps outgrow the cells of level 0; 0: steps do not grow
 
   Grid(const uint8_t* bits, double bound, int64_t C, int64_t H, double dt_gamma)
       : bits(bits), level_bytes(H * H * H / 8), cascades(static_cast<int32_t>(C)), resolution(static_cast<int32_t>(H)) {
@@ -132,7 +132,8 @@ struct Grid {
     inv_bound = static_cast<float>(1.0 / bound), half = static_cast<float>(H) * 0.5f;
     scale = static_cast<float>(static_cast<double>(H) * 0.5 / bound);
     cell_width = static_cast<float>(2.0 * bound / static_cast<double>(H));
-    switch_distance = dt_gamma > 0.0 ? static_cast<float>(std::ldexp(2.0 * bound / H, 1 - static_cast<int>(C)) / dt_gamma) : 0.0f;
+    switch_distance =
+        dt_gamma > 0.0 ? static_cast<float>(std::ldexp(2.0 * bound / H, 1 - static_cast<int>(C)) / dt_gamma) : 0.0f;
   }
 
   // Both arguments ask for a cube of relative size 2^exponent: one by position, one by the length of the step.
@@ -152,7 +153,8 @@ struct Grid {
 
   // The 64 cells of the 4x4x4 brick that holds a cell of a level.
   HOST_DEVICE uint64_t brick_word(int32_t level, const int32_t c[3]) const {
-    const uint8_t* address = bits + level * level_bytes + static_cast<int64_t>(morton(c[0] >> 2, c[1] >> 2, c[2] >> 2)) * 8;
+    const uint8_t* address =
+        bits + level * level_bytes + static_cast<int64_t>(morton(c[0] >> 2, c[1] >> 2, c[2] >> 2)) * 8;
     uint64_t word;
     memcpy(&word, address, sizeof(word));  // the host compiler makes one load of it
     return word;
@@ -165,7 +167,8 @@ struct Ray {
   float origin[3], direction[3], inverse[3];
   float place, far;
 
-  HOST_DEVICE Ray(const float* o, const float* d, float near, float far_, float jitter, const Lattice& lattice) : far(far_) {
+  HOST_DEVICE Ray(const float* o, const float* d, float near, float far_, float jitter, const Lattice& lattice)
+      : far(far_) {
     for (int i = 0; i < 3; ++i) {
       origin[i] = o[i], direction[i] = d[i];
       inverse[i] = 1.0f / safe_direction(d[i]);
@@ -176,14 +179,15 @@ struct Ray {
   HOST_DEVICE float at(int i, float t) const { return multiply_add(t, direction[i], origin[i]); }
 };
 
-// The first lattice point from k on that is a sample, or -1. Empty cells and bricks are left by their far side in one go.
+// The first lattice point from k on that is a sample, or -1. Empty cells and bricks are left in one go.
 HOST_DEVICE int32_t next_sample(const Ray& ray, const Grid& grid, const Lattice& lattice, int32_t k) {
   while (k < static_cast<int32_t>(kMaxIndex)) {
     const float t = lattice.distance(ray.place, k);
     if (!(t < ray.far)) return -1;
     const float p[3] = {ray.at(0, t), ray.at(1, t), ray.at(2, t)};
     const int32_t level = grid.cascades == 1 ? 0 : grid.level(p[0], p[1], p[2], lattice.step_length(t));
-    const float refinement = static_cast<float>(1u << (grid.cascades - 1 - level)), level_scale = grid.scale * refinement;
+    const float refinement = static_cast<float>(1u << (grid.cascades - 1 - level));
+    const float level_scale = grid.scale * refinement;
     const int32_t c[3] = {grid.cell(p[0], level_scale), grid.cell(p[1], level_scale), grid.cell(p[2], level_scale)};
     const uint64_t word = grid.brick_word(level, c);
     const uint32_t bit = morton(c[0] & 3, c[1] & 3, c[2] & 3);
@@ -210,7 +214,8 @@ HOST_DEVICE int32_t next_sample(const Ray& ray, const Grid& grid, const Lattice&
 // ---- Where rays meet boxes and spheres ----
 
 // The part of a ray inside the box, at least min_near away: near < far, or near = far = min_near where there is none.
-HOST_DEVICE void box_interval(const float* o, const float* d, const float* box, float min_near, float* near, float* far) {
+HOST_DEVICE void box_interval(const float* o, const float* d, const float* box, float min_near, float* near,
+                              float* far) {
   float enter = min_near, leave = INFINITY;
   for (int i = 0; i < 3; ++i) {
     const float inverse = 1.0f / safe_direction(d[i]);
@@ -223,7 +228,7 @@ HOST_DEVICE void box_interval(const float* o, const float* d, const float* box, 
   *far = hit ? leave : min_near;
 }
 
-// Polar angle from +y and azimuth from +z towards +x of the point where the ray leaves the sphere, both scaled to [-1, 1].
+// Polar angle from +y and azimuth from +z towards +x, scaled to [-1, 1], of the point where the ray leaves the sphere.
 HOST_DEVICE void sphere_coordinates(const float* o, const float* d, float radius, float* out) {
   const float a = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
   const float b = o[0] * d[0] + o[1] * d[1] + o[2] * d[2];

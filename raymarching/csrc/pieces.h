@@ -1,5 +1,6 @@
-// Marching and compositing a few samples of each ray at a time, so that nothing behind an opaque surface is ever evaluated.
-// Slot n of rays_alive names a ray and owns samples n * n_step to (n + 1) * n_step - 1; a negative entry is an empty slot.
+// Marching and compositing a few samples of each ray at a time, so that nothing behind an opaque surface is ever
+// evaluated. Slot n of rays_alive names a ray and owns samples n * n_step to (n + 1) * n_step - 1; a negative entry is
+// an empty slot.
 #pragma once
 
 #include "raymarching/csrc/host.h"
@@ -7,8 +8,8 @@
 namespace raymarching {
 
 // The next n_step samples of ray `id` from distance rays_t[id] on; places left over get t = dt = 0.
-HOST_DEVICE void march_piece(const RaySource& source, const Grid& grid, const Lattice& lattice, int32_t id, const float* rays_t,
-                             int64_t first, int64_t n_step, const SampleSink& sink) {
+HOST_DEVICE void march_piece(const RaySource& source, const Grid& grid, const Lattice& lattice, int32_t id,
+                             const float* rays_t, int64_t first, int64_t n_step, const SampleSink& sink) {
   int64_t found = 0;
   if (id >= 0) {
     const Ray ray = source.ray(id, lattice);
@@ -72,7 +73,7 @@ struct PieceTensors {
 
   PieceState state() {
     return {data<int32_t>(rays_alive), data<float>(rays_t), const_data(sigmas), const_data(rgbs), const_data(ts),
-            data<float>(opacity), data<float>(depth), data<float>(image), n_step, rgbs.size(1)};
+            data<float>(opacity),      data<float>(depth),  data<float>(image), n_step,           rgbs.size(1)};
   }
 
  private:
