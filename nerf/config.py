@@ -194,7 +194,9 @@ class CameraConfig:
     jitter_center: float = opt(0.2, "size of the move of the position, in scene units", low=0)
     jitter_target: float = opt(0.2, "size of the move of the target", low=0)
     jitter_up: float = opt(0.02, "size of the tilt of the up vector", low=0)
-    uniform_sphere_rate: float = opt(0.0, "share of views drawn evenly from the upper half of the sphere", low=0, high=1)
+    uniform_sphere_rate: float = opt(
+        0.0, "share of views drawn evenly from the upper half of the sphere", low=0, high=1
+    )
     progressive_view: bool = opt(False, "start with front views and widen")
     progressive_view_init_ratio: float = opt(0.2, "share of the view ranges to start with", low=0, high=1)
     angle_overhead: float = opt(30.0, "polar angles below this are called overhead views", low=0, high=90)

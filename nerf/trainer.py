@@ -1,4 +1,4 @@
-"""The loop: render random views, ask the guidance how they should change, and follow (DreamFusion, arXiv:2209.14988)."""
+"""The loop: render random views, ask the guidance how to change them, follow (DreamFusion, arXiv:2209.14988)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Trainer:
     step: int = 0  # steps done
 
     def train(self) -> bool:
-        """Train to the end of the schedule. Returns False where Ctrl-C ended it early; the state is saved either way."""
+        """Train to the end of the schedule and save. Returns False where Ctrl-C ended it early (saved as well)."""
         log = RunLog(self.workspace, self.step)
         bar = tqdm(total=self.schedule.iters, initial=self.step, desc="training", unit="step", smoothing=0.05)
         self.renderer.train()
@@ -165,7 +165,7 @@ def _summary(values: Mapping[str, float]) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed: the step at hand is finished first. A second one is not waited for."""
+    """A function that says whether Ctrl-C was pressed, so that the step at hand is finished; a second one raises."""
     pressed = False
 
     def note(number, frame):

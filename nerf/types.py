@@ -64,7 +64,7 @@ class RenderOutput:
     rgb: Tensor  # [B, H, W, 3] in [0, 1], blended with the background
     opacity: Tensor  # [B, H, W, 1] in [0, 1]
     depth: Tensor  # [B, H, W, 1] expected distance, scene units, 0 where nothing was hit
-    normal: Tensor | None = None  # [B, H, W, 3] world-space, premultiplied by opacity; None where the shading needs none
+    normal: Tensor | None = None  # [B, H, W, 3] world-space, premultiplied by opacity; None: not made
     samples: dict[str, Tensor] = field(default_factory=dict)  # weights [M], positions, directions, normals [M, 3], ...
 
 
