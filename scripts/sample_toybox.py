@@ -1,0 +1,47 @@
+"""Draw pictures from Toybox's prior with diffusers alone: one row a prompt, one column a view.
+
+python scripts/sample_toybox.py --out docs/gallery/prior.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from diffusers import StableDiffusionPipeline  # noqa: E402
+
+from guidance.prompts import view_prompts  # noqa: E402
+from nerf.export.files import png_bytes, to_uint8, write_bytes  # noqa: E402
+from toybox.words import OBJECTS, canonical, caption  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", default=str(ROOT / "toybox" / "prior"))
+    parser.add_argument("--text", action="append", help="default: every object")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--guidance_scale", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    pipeline = StableDiffusionPipeline.from_pretrained(options.prior, dtype=torch.float32)
+    rows = []
+    for text in map(canonical, options.text or [caption(name) for name in OBJECTS]):
+        pictures = pipeline(
+            view_prompts(text),
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            generator=torch.Generator().manual_seed(options.seed),
+            output_type="pt",
+        ).images
+        rows.append(torch.cat(list(pictures.permute(0, 2, 3, 1)), 1))
+    write_bytes(options.out, png_bytes(to_uint8(torch.cat(rows))))
+
+
+if __name__ == "__main__":
+    main()
