@@ -1,8 +1,8 @@
 """Shapes and derivatives of the compiled operators.
 
-`grid_encode(x, e, v)` is the encoding, or with a direction v its derivative along v. It is linear in e and, where given, in v,
-so three operators are closed under differentiation: the encoding, its gradient in e and its gradient in x. Only the gradient
-in x of a derivative along v (a second derivative) ends the chain.
+`grid_encode(x, e, v)` is the encoding, or with a direction v its derivative along v. It is linear in e and, where
+given, in v, so three operators are closed under differentiation: the encoding, its gradient in e and its gradient in x.
+Only the gradient in x of a derivative along v (a second derivative) ends the chain.
 """
 
 from __future__ import annotations

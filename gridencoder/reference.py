@@ -1,7 +1,7 @@
 """The grid encoding in plain torch: the oracle of the tests, and what serves where nothing can be compiled.
 
-Differentiable any number of times by autograd. Works in the widest of float32 and the dtypes it is given, so float64 inputs
-and tables give float64. The layout of the table is described in csrc/grid.h.
+Differentiable any number of times by autograd. Works in the widest of float32 and the dtypes it is given, so float64
+inputs and tables give float64. The layout of the table is described in csrc/grid.h.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def grid_encode(
 ) -> Tensor:
     """Interpolate the features of the corners of each point's cell, level by level. [N, L * C]
 
-    Args as of the native operator: inputs [N, D], embeddings [P, C], the first row of each level and their end [L + 1], nodes
-    along an axis [L], and how many levels are evaluated.
+    Args as of the native operator: inputs [N, D], embeddings [P, C], the first row of each level and their end [L + 1],
+    nodes along an axis [L], and how many levels are evaluated.
     """
     dtype = torch.promote_types(torch.promote_types(inputs.dtype, embeddings.dtype), torch.float32)
     x, table = inputs.to(dtype), embeddings.to(dtype)
@@ -74,8 +74,8 @@ def grid_total_variation(
 ) -> Tensor:
     """The energy whose gradient `grid_total_variation_` adds, for a weight of 1. Scalar.
 
-    Sum over points (nearest node p), levels and channels of sqrt(1e-9 + sum over axes of (e[p + axis] - e[p])^2), where an
-    axis has no term at its last node.
+    Sum over points (nearest node p), levels and channels of sqrt(1e-9 + sum over axes of (e[p + axis] - e[p])^2), where
+    an axis has no term at its last node.
     """
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
     dimensions = inputs.shape[1]

@@ -1,11 +1,12 @@
-// The cell around a point and the weights of its corners: the maths of the encoding, for numbers and for vectors of them.
+// The cell around a point and the weights of its corners: the maths of the encoding, for numbers and for vectors of
+// them.
 //
-// No include guard: each user includes it inside a namespace of its own, so that it is compiled for that instruction set.
-// Before it: F (float or a vector), U (uint32_t or a vector), F rounded_product(float, F) (never fused into a later sum),
-// U to_node(F) (towards zero), F to_float(U), U wrap(Level, U) (a combined index to a row).
+// No include guard: each user includes it inside a namespace of its own, so that it is compiled for that instruction
+// set. Before it: F (float or a vector), U (uint32_t or a vector), F rounded_product(float, F) (never fused into a
+// later sum), U to_node(F) (towards zero), F to_float(U), U wrap(Level, U) (a combined index to a row).
 
-// Along each axis: the lower and the upper node's share of the index, and the interpolation weight of the upper node with
-// its first and second derivative in x.
+// Along each axis: the lower and the upper node's share of the index, and the interpolation weight of the upper node
+// with its first and second derivative in x.
 template <int D>
 struct Cell {
   U node[2][D];
@@ -55,8 +56,8 @@ HOST_DEVICE U corner_row(const Level& level, const Cell<D>& cell, int corner) {
   return wrap(level, index);
 }
 
-// The weights of all corners, products over the axes; differentiated in `axis` where that is >= 0, and along `direction` where
-// Directional: products of dual numbers, whose derivative parts are returned.
+// The weights of all corners, products over the axes; differentiated in `axis` where that is >= 0, and along
+// `direction` where Directional: products of dual numbers, whose derivative parts are returned.
 template <int D, bool Directional>
 HOST_DEVICE void corner_weights(const Cell<D>& cell, const F* direction, int axis, F* weights) {
   F tangent[1 << D];

@@ -1,7 +1,8 @@
 // CUDA kernels of the grid encoding; grid.h is their contract.
 //
-// DESIGN: one thread per point and level, with the levels in blockIdx.y: blocks that run together read the rows of one level.
-// The embedding gradient adds with float atomics, so its last bits depend on the order; everything else is deterministic.
+// DESIGN: one thread per point and level, with the levels in blockIdx.y: blocks that run together read the rows of one
+// level. The embedding gradient adds with float atomics, so its last bits depend on the order; everything else is
+// deterministic.
 #include <torch/csrc/stable/library.h>
 
 #include "gridencoder/csrc/host.h"
@@ -25,7 +26,8 @@ __device__ __forceinline__ F rounded_product(float a, F b) { return __fmul_rn(a,
 constexpr int kThreads = 256;
 
 template <int D, bool Directional>
-__device__ __forceinline__ void load_point(const float* inputs, const float* directions, int64_t n, float* x, float* direction) {
+__device__ __forceinline__ void load_point(const float* inputs, const float* directions, int64_t n, float* x,
+                                           float* direction) {
   for (int d = 0; d < D; ++d) {
     x[d] = inputs[n * D + d];
     if (Directional) direction[d] = directions[n * D + d];
@@ -50,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
   float x[D], direction[D];
   load_point<D, Directional>(inputs, directions, n, x, direction);
   Row<C, float> sum = {};
-  if (l < grid.active && inside<D>(x)) {
+  if (l < grid.active && inside(x, D)) {
     const Cell<D> cell = locate<D>(grid, level, x);
     float weight[1 << D];
     corner_weights<D, Directional>(cell, direction, -1, weight);
@@ -66,14 +68,15 @@ __global__ void __launch_bounds__(kThreads)
 // All levels in one thread: a sum without atomics.
 template <int D, int C, bool Directional, class T>
 __global__ void __launch_bounds__(kThreads)
-    grid_input_gradient_kernel(const __grid_constant__ Grid grid, int64_t count, const Row<C, float>* __restrict__ gradient,
-                               const float* __restrict__ inputs, const float* __restrict__ directions,
-                               const Row<C, T>* __restrict__ embeddings, float* __restrict__ output) {
+    grid_input_gradient_kernel(const __grid_constant__ Grid grid, int64_t count,
+                               const Row<C, float>* __restrict__ gradient, const float* __restrict__ inputs,
+                               const float* __restrict__ directions, const Row<C, T>* __restrict__ embeddings,
+                               float* __restrict__ output) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (n >= count) return;
   float x[D], direction[D], sum[D] = {};
   load_point<D, Directional>(inputs, directions, n, x, direction);
-  const int active = inside<D>(x) ? grid.active : 0;
+  const int active = inside(x, D) ? grid.active : 0;
   for (int l = 0; l < active; ++l) {
     const Level& level = grid.level[l];
     const Cell<D> cell = locate<D>(grid, level, x);
@@ -120,7 +123,7 @@ __global__ void __launch_bounds__(kThreads)
   const Level& level = grid.level[l];
   float x[D], direction[D], weight[1 << D];
   load_point<D, Directional>(inputs, directions, n, x, direction);
-  if (!inside<D>(x)) return;
+  if (!inside(x, D)) return;
   const Cell<D> cell = locate<D>(grid, level, x);
   const Row<C, float> g = gradient[n * grid.levels + l];
   corner_weights<D, Directional>(cell, direction, -1, weight);
@@ -134,14 +137,16 @@ __global__ void __launch_bounds__(kThreads)
 
 template <int D, int C, class T>
 __global__ void __launch_bounds__(kThreads)
-    grid_total_variation_gradient_kernel(const __grid_constant__ Grid grid, int64_t count, const float* __restrict__ inputs,
-                                         const T* __restrict__ embeddings, float weight, float* __restrict__ gradient) {
+    grid_total_variation_gradient_kernel(const __grid_constant__ Grid grid, int64_t count,
+                                         const float* __restrict__ inputs, const T* __restrict__ embeddings,
+                                         float weight, float* __restrict__ gradient) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (n >= count) return;
   const Level& level = grid.level[blockIdx.y];
   const int64_t start = static_cast<int64_t>(level.offset) * C;
-  total_variation<D, C>(level, inputs + n * D, embeddings + start, weight,
-                        [=](int64_t entry, float value) { atomicAdd(gradient + start + entry, value); });
+  const auto read = [=](int64_t entry) { return static_cast<float>(embeddings[start + entry]); };
+  const auto add = [=](int64_t entry, float value) { atomicAdd(gradient + start + entry, value); };
+  total_variation<D, C>(level, inputs + n * D, weight, read, add);
 }
 
 template <class T>
@@ -152,9 +157,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i < end) gradient[i] += factor * static_cast<float>(embeddings[i]);
 }
 
-const float* pointer(const std::optional<Tensor>& tensor) {
-  return tensor ? tadpole::data<float>(*tensor) : nullptr;
-}
+const float* pointer(const std::optional<Tensor>& tensor) { return tensor ? tadpole::data<float>(*tensor) : nullptr; }
 
 // Calls f(Int<D>, Int<C>, bool_constant<Directional>, Type<T>).
 template <class F>
@@ -180,12 +183,13 @@ Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::op
   Tensor output = torch::stable::new_empty(x, {count, grid.levels * table.size(1)});
   if (count == 0) return output;
   const dim3 blocks(tadpole::blocks(count, kThreads), grid.levels);
-  with_all(x.size(1), table.size(1), along.has_value(), table.scalar_type(), [&](auto d, auto c, auto directional, auto t) {
-    using T = typename decltype(t)::type;
-    grid_encode_kernel<d.value, c.value, directional.value, T><<<blocks, kThreads, 0, scope.stream>>>(
-        grid, count, tadpole::data<float>(x), pointer(along), tadpole::data<Row<c.value, T>>(table),
-        tadpole::data<Row<c.value, float>>(output));
-  });
+  with_all(x.size(1), table.size(1), along.has_value(), table.scalar_type(),
+           [&](auto d, auto c, auto directional, auto t) {
+             using T = typename decltype(t)::type;
+             grid_encode_kernel<d.value, c.value, directional.value, T><<<blocks, kThreads, 0, scope.stream>>>(
+                 grid, count, tadpole::data<float>(x), pointer(along), tadpole::data<Row<c.value, T>>(table),
+                 tadpole::data<Row<c.value, float>>(output));
+           });
   scope.check("grid_encode");
   return output;
 }
@@ -201,13 +205,14 @@ Tensor grid_input_gradient(const Tensor& gradient, const Tensor& inputs, const T
   const int64_t count = x.size(0);
   Tensor output = torch::stable::new_empty(x, {count, x.size(1)});
   if (count == 0) return output;
-  with_all(x.size(1), table.size(1), along.has_value(), table.scalar_type(), [&](auto d, auto c, auto directional, auto t) {
-    using T = typename decltype(t)::type;
-    grid_input_gradient_kernel<d.value, c.value, directional.value, T>
-        <<<tadpole::blocks(count, kThreads), kThreads, 0, scope.stream>>>(
-            grid, count, tadpole::data<Row<c.value, float>>(g), tadpole::data<float>(x), pointer(along),
-            tadpole::data<Row<c.value, T>>(table), tadpole::data<float>(output));
-  });
+  with_all(x.size(1), table.size(1), along.has_value(), table.scalar_type(),
+           [&](auto d, auto c, auto directional, auto t) {
+             using T = typename decltype(t)::type;
+             grid_input_gradient_kernel<d.value, c.value, directional.value, T>
+                 <<<tadpole::blocks(count, kThreads), kThreads, 0, scope.stream>>>(
+                     grid, count, tadpole::data<Row<c.value, float>>(g), tadpole::data<float>(x), pointer(along),
+                     tadpole::data<Row<c.value, T>>(table), tadpole::data<float>(output));
+           });
   scope.check("grid_input_gradient");
   return output;
 }
@@ -245,9 +250,9 @@ void grid_total_variation_gradient_(Tensor gradient, const Tensor& inputs, const
   const dim3 blocks(tadpole::blocks(count, kThreads), grid.levels);
   with_all(x.size(1), table.size(1), false, table.scalar_type(), [&](auto d, auto c, auto, auto t) {
     using T = typename decltype(t)::type;
-    grid_total_variation_gradient_kernel<d.value, c.value, T><<<blocks, kThreads, 0, scope.stream>>>(
-        grid, count, tadpole::data<float>(x), tadpole::data<T>(table), static_cast<float>(weight),
-        tadpole::data<float>(gradient));
+    grid_total_variation_gradient_kernel<d.value, c.value, T>
+        <<<blocks, kThreads, 0, scope.stream>>>(grid, count, tadpole::data<float>(x), tadpole::data<T>(table),
+                                                static_cast<float>(weight), tadpole::data<float>(gradient));
   });
   scope.check("grid_total_variation_gradient_");
 }
@@ -263,8 +268,8 @@ void grid_weight_decay_gradient_(Tensor gradient, const Tensor& embeddings, doub
     with_type(table.scalar_type(), [&](auto t) {
       using T = typename decltype(t)::type;
       grid_weight_decay_gradient_kernel<T><<<tadpole::blocks(rows * channels, kThreads), kThreads, 0, scope.stream>>>(
-          offsets[l] * channels, offsets[l + 1] * channels, tadpole::data<T>(table), static_cast<float>(2.0 * weight / rows),
-          tadpole::data<float>(gradient));
+          offsets[l] * channels, offsets[l + 1] * channels, tadpole::data<T>(table),
+          static_cast<float>(2.0 * weight / rows), tadpole::data<float>(gradient));
     });
   }
   scope.check("grid_weight_decay_gradient_");

@@ -1,9 +1,10 @@
-// Multiresolution grid encoding (Instant-NGP, arXiv:2201.05989, section 3): the contract between ops.cpp, cpu.cpp and cuda.cu.
+// Multiresolution grid encoding (Instant-NGP, arXiv:2201.05989, section 3): the contract between ops.cpp, cpu.cpp and
+// cuda.cu.
 //
 // Tensors, contiguous, all on one device:
-//   inputs      float32 [N, D]    positions in [0, 1]; a point outside (or NaN) encodes to 0 and gets and gives no gradient
-//   embeddings  float32, float16 or bfloat16 [P, C]; read as float32, every sum is float32
-//   direction   float32 [N, D] or none. Given, the kernels work on the derivative of the encoding along `direction` in place
+//   inputs      float32 [N, D]    positions in [0, 1]; a point outside (or NaN) encodes to 0 and gets and gives no
+//   gradient embeddings  float32, float16 or bfloat16 [P, C]; read as float32, every sum is float32 direction   float32
+//   [N, D] or none. Given, the kernels work on the derivative of the encoding along `direction` in place
 //               of the encoding itself: one set of kernels serves forward, backward and double backward
 //   output      float32 [N, L * C], level after level; levels from `active` on are 0
 //   offsets     L + 1 ints: level l owns the rows offsets[l] .. offsets[l + 1] of the embeddings
@@ -32,7 +33,7 @@ struct Level {
   bool hash;                            // combine by xor instead of by sum
   bool modulo;                          // a division is needed: neither dense nor a power of two
   int resolution;
-  float scale;                          // node spacing is 1 / scale
+  float scale;  // node spacing is 1 / scale
 };
 
 // Passed to kernels by value.
@@ -48,8 +49,7 @@ HOST_DEVICE uint32_t wrap(const Level& level, uint32_t index) {
   return level.modulo ? index % level.size : index & level.mask;
 }
 
-template <int D>
-HOST_DEVICE bool inside(const float* x) {
+HOST_DEVICE bool inside(const float* x, int D) {
   bool in = true;
   for (int d = 0; d < D; ++d) in = in && x[d] >= 0.f && x[d] <= 1.f;  // false for NaN
   return in;
@@ -57,10 +57,10 @@ HOST_DEVICE bool inside(const float* x) {
 
 // Adds the gradient of `weight` x total variation at the node nearest to x. The energy of a node p and a channel is
 // sqrt(1e-9 + sum over axes d of (e[p + d] - e[p])^2); the last node of an axis has no neighbour and no term there.
-// `add(entry, value)` adds to an element of the level's gradient.
-template <int D, int C, class T, class Add>
-HOST_DEVICE void total_variation(const Level& level, const float* x, const T* table, float weight, const Add& add) {
-  if (!inside<D>(x)) return;
+// `read(entry)` is an element of the level's table, `add(entry, value)` adds to one of its gradient.
+template <int D, int C, class Read, class Add>
+HOST_DEVICE void total_variation(const Level& level, const float* x, float weight, const Read& read, const Add& add) {
+  if (!inside(x, D)) return;
   uint32_t at[D], next[D];
   bool last[D];
   for (int d = 0; d < D; ++d) {
@@ -78,10 +78,10 @@ HOST_DEVICE void total_variation(const Level& level, const float* x, const T* ta
   }
   centre = wrap(level, centre);
   for (int c = 0; c < C; ++c) {
-    const float here = static_cast<float>(table[static_cast<int64_t>(centre) * C + c]);
+    const float here = read(static_cast<int64_t>(centre) * C + c);
     float difference[D], energy = 1e-9f, sum = 0.f;
     for (int d = 0; d < D; ++d) {
-      difference[d] = last[d] ? 0.f : static_cast<float>(table[static_cast<int64_t>(neighbour[d]) * C + c]) - here;
+      difference[d] = last[d] ? 0.f : read(static_cast<int64_t>(neighbour[d]) * C + c) - here;
       energy += difference[d] * difference[d];
       sum += difference[d];
     }

@@ -1,4 +1,5 @@
-// What the CPU and the CUDA operators do before their kernels: checks at the border, the levels, the choice of a template.
+// What the CPU and the CUDA operators do before their kernels: checks at the border, the levels, the choice of a
+// template.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -12,18 +13,20 @@
 
 namespace gridencoder {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
 using tadpole::ScalarType;
 using tadpole::Tensor;
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
 using Ints = std::vector<int64_t>;
 
-inline Grid make_grid(int D, const Ints& offsets, const Ints& resolutions, bool hashed, bool align_corners, bool smoothstep,
-                      int64_t active) {
+inline Grid make_grid(int D, const Ints& offsets, const Ints& resolutions, bool hashed, bool align_corners,
+                      bool smoothstep, int64_t active) {
   const int levels = static_cast<int>(resolutions.size());
   STD_TORCH_CHECK(levels >= 1 && levels <= kMaxLevels, "gridencoder: 1 to ", kMaxLevels, " levels, got ", levels);
-  STD_TORCH_CHECK(offsets.size() == resolutions.size() + 1, "gridencoder: offsets need one entry more than resolutions");
-  STD_TORCH_CHECK(active >= 0 && active <= levels, "gridencoder: active levels must be in 0..", levels, ", got ", active);
+  STD_TORCH_CHECK(offsets.size() == resolutions.size() + 1,
+                  "gridencoder: offsets need one entry more than resolutions");
+  STD_TORCH_CHECK(active >= 0 && active <= levels, "gridencoder: active levels must be in 0..", levels, ", got ",
+                  active);
   STD_TORCH_CHECK(offsets[0] == 0, "gridencoder: offsets must start at 0");
   Grid grid{};
   grid.levels = levels;
@@ -33,7 +36,8 @@ inline Grid make_grid(int D, const Ints& offsets, const Ints& resolutions, bool 
   for (int l = 0; l < levels; ++l) {
     const int64_t size = offsets[l + 1] - offsets[l], resolution = resolutions[l];
     STD_TORCH_CHECK(size >= 1 && offsets[l + 1] <= INT32_MAX, "gridencoder: offsets must increase and stay below 2^31");
-    STD_TORCH_CHECK(resolution >= 2 && resolution <= (1 << 22), "gridencoder: resolutions must be in 2..2^22, got ", resolution);
+    STD_TORCH_CHECK(resolution >= 2 && resolution <= (1 << 22), "gridencoder: resolutions must be in 2..2^22, got ",
+                    resolution);
     bool dense = true;
     uint64_t nodes = 1;
     for (int d = 0; d < D && dense; ++d) {

@@ -14,7 +14,8 @@ STABLE_TORCH_LIBRARY(gridencoder, m) {
       "grid_input_gradient(Tensor gradient, Tensor inputs, Tensor embeddings, Tensor? direction, int[] offsets, "
       "int[] resolutions, bool hashed, bool align_corners, bool smoothstep, int active) -> Tensor");
   m.def(
-      "grid_total_variation_gradient_(Tensor(a!) gradient, Tensor inputs, Tensor embeddings, float weight, int[] offsets, "
+      "grid_total_variation_gradient_(Tensor(a!) gradient, Tensor inputs, Tensor embeddings, float weight, int[] "
+      "offsets, "
       "int[] resolutions, bool hashed) -> ()");
   m.def("grid_weight_decay_gradient_(Tensor(a!) gradient, Tensor embeddings, float weight, int[] offsets) -> ()");
 }

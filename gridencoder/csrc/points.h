@@ -10,10 +10,12 @@
 namespace gridencoder {
 
 struct Problem {
-  Problem(const Grid& grid, const Tensor& x, const std::optional<Tensor>& along, const Tensor* table, const Tensor* cotangent,
-          Tensor& result)
+  Problem(const Grid& grid, int64_t channels, const Tensor& x, const std::optional<Tensor>& along, const Tensor* table,
+          const Tensor* cotangent, Tensor& result)
       : grid(grid),
         count(x.size(0)),
+        dimensions(x.size(1)),
+        channels(channels),
         inputs(tadpole::data<float>(x)),
         direction(along ? tadpole::data<float>(*along) : nullptr),
         embeddings(table ? table->const_data_ptr() : nullptr),
@@ -23,6 +25,8 @@ struct Problem {
 
   const Grid& grid;
   int64_t count;           // N
+  int64_t dimensions;      // D
+  int64_t channels;        // C
   const float* inputs;     // [N, D]
   const float* direction;  // [N, D] or null
   const void* embeddings;  // [P, C] or null
@@ -31,55 +35,61 @@ struct Problem {
   float* output;           // [N, L * C], [P, C] or [N, D]
 };
 
-// Up to `capacity` points, transposed so that the lanes of a vector are neighbouring points. Points outside the unit cube,
-// and those that fill up the last vector, lie in its middle with a zero direction and a zero gradient: kernels need no mask.
-template <int D, int C>
+// Up to `capacity` points, transposed so that the lanes of a vector are neighbouring points. Points outside the unit
+// cube, and those that fill up the last vector, lie in its middle with a zero direction and a zero gradient: kernels
+// need no mask.
 struct Points {
-  static constexpr int kLanes = 16;  // of the widest vector
+  static constexpr int64_t kLanes = 16;  // of the widest vector
 
   // `width`: floats a level leaves for each point.
-  Points(const Problem& p, int64_t capacity, int width)
+  Points(const Problem& p, int64_t capacity, int64_t width)
       // An odd number of cache lines between rows: a power of two would put the same point of all levels into one set.
       : row((capacity + kLanes - 1) / kLanes * kLanes + kLanes),
-        position(static_cast<size_t>(D) * row),
-        direction(p.direction ? static_cast<size_t>(D) * row : 0),
-        gradient(p.gradient ? static_cast<size_t>(p.grid.active) * row * C : 0),
-        result(static_cast<size_t>(p.grid.active) * row * width) {}
+        position(p.dimensions * row),
+        direction(p.direction ? p.dimensions * row : 0),
+        gradient(p.gradient ? p.grid.active * row * p.channels : 0),
+        result(p.grid.active * row * width) {}
 
-  // Points begin .. end of those that start at `first`; a caller with several threads gives each a range of whole vectors.
+  // Points begin .. end of those that start at `first`; a caller with several threads gives each a range of whole
+  // vectors.
   void load(const Problem& p, int64_t first, int64_t begin, int64_t end) {
+    const int64_t D = p.dimensions, C = p.channels;
     const int64_t padded = begin + (end - begin + kLanes - 1) / kLanes * kLanes;
     for (int64_t i = begin; i < padded; ++i) {
       const int64_t n = first + i;
-      const bool in = i < end && inside<D>(p.inputs + n * D);
-      for (int d = 0; d < D; ++d) {
+      const bool in = i < end && inside(p.inputs + n * D, static_cast<int>(D));
+      for (int64_t d = 0; d < D; ++d) {
         position[d * row + i] = in ? p.inputs[n * D + d] : 0.5f;
         if (p.direction) direction[d * row + i] = in ? p.direction[n * D + d] : 0.f;
       }
       if (!p.gradient) continue;
       const float* from = p.gradient + n * p.grid.levels * C;
-      for (int l = 0; l < p.grid.active; ++l) {
-        float* to = gradient.data() + (l * row + i) * C;
-        for (int c = 0; c < C; ++c) to[c] = in ? from[l * C + c] : 0.f;
+      float* to = gradient.data() + i * C;
+      for (int l = 0; l < p.grid.active; ++l, from += C, to += row * C) {
+        for (int64_t c = 0; c < C; ++c) to[c] = in ? from[c] : 0.f;
       }
     }
   }
 
   // Encodings: [active, row, C] -> [N, L * C]
   void store_features(const Problem& p, int64_t first, int64_t begin, int64_t end) const {
-    const int64_t features = static_cast<int64_t>(p.grid.levels) * C;
+    const int64_t D = p.dimensions, C = p.channels, features = p.grid.levels * C;
     for (int64_t i = begin; i < end; ++i) {
+      const float* from = result.data() + i * C;
       float* to = p.output + (first + i) * features;
-      const int64_t filled = inside<D>(p.inputs + (first + i) * D) ? p.grid.active : 0;
-      for (int64_t l = 0; l < filled; ++l) std::memcpy(to + l * C, result.data() + (l * row + i) * C, C * sizeof(float));
+      const int64_t filled = inside(p.inputs + (first + i) * D, static_cast<int>(D)) ? p.grid.active : 0;
+      for (int64_t l = 0; l < filled; ++l, from += row * C) {
+        for (int64_t c = 0; c < C; ++c) to[l * C + c] = from[c];
+      }
       std::memset(to + filled * C, 0, (features - filled * C) * sizeof(float));
     }
   }
 
   // Input gradients, summed over the levels: [active, D, row] -> [N, D]
   void store_slopes(const Problem& p, int64_t first, int64_t begin, int64_t end) const {
+    const int64_t D = p.dimensions;
     for (int64_t i = begin; i < end; ++i) {
-      for (int d = 0; d < D; ++d) {
+      for (int64_t d = 0; d < D; ++d) {
         float sum = 0.f;
         for (int64_t l = 0; l < p.grid.active; ++l) sum += result[(l * D + d) * row + i];
         p.output[(first + i) * D + d] = sum;
@@ -95,9 +105,9 @@ struct Points {
 };
 
 // A kernel works on points begin .. end (`begin` a multiple of kLanes) of one level.
-template <int D, int C>
+using Kernel = void (*)(const Problem&, Points&, int level, int64_t begin, int64_t end);
+
 struct Kernels {
-  using Kernel = void (*)(const Problem&, Points<D, C>&, int level, int64_t begin, int64_t end);
   Kernel encode;
   Kernel input_gradient;
   Kernel embedding_gradient;

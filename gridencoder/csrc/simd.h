@@ -1,9 +1,11 @@
 // The CPU kernels for 3 dimensions and 2 channels, with GRID_LANES points in a vector: 16 with AVX-512, 8 with AVX2.
 //
-// No include guard: cpu.cpp includes it once per instruction set, inside a region compiled for it and a namespace of its own.
+// No include guard: cpu.cpp includes it once per instruction set, inside a region compiled for it and a namespace of
+// its own.
 //
-// DESIGN: levels outside, points inside, so that the rows of one level stay in the cache. A row (2 floats) is one 8-byte
-// load. Rows of the fine levels come from memory: they are computed and prefetched kAhead vectors before they are used.
+// DESIGN: levels outside, points inside, so that the rows of one level stay in the cache. A row (2 floats) is one
+// 8-byte load. Rows of the fine levels come from memory: they are computed and prefetched kAhead vectors before they
+// are used.
 
 typedef float F __attribute__((vector_size(4 * GRID_LANES)));
 typedef uint32_t U __attribute__((vector_size(4 * GRID_LANES)));
@@ -127,7 +129,7 @@ struct Corners {
 };
 
 template <bool Directional>
-HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, const Points<3, 2>& points, int64_t i) {
+HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, const Points& points, int64_t i) {
   F x[3];
   for (int d = 0; d < 3; ++d) {
     x[d] = load(points.position.data() + d * points.row + i);
@@ -147,9 +149,10 @@ HOST_DEVICE void prefetch(const Corners& corners, const char* table, int64_t row
   }
 }
 
-// Calls use(corners, i) for the points i of a level in order, having found and prefetched their corners kAhead vectors ago.
+// Calls use(corners, i) for the points i of a level in order, having found and prefetched their corners kAhead vectors
+// ago.
 template <bool Directional, bool Write, class Use>
-HOST_DEVICE void each(const Grid& grid, const Level& level, const Points<3, 2>& points, int64_t begin, int64_t end,
+HOST_DEVICE void each(const Grid& grid, const Level& level, const Points& points, int64_t begin, int64_t end,
                       const char* table, int64_t row_bytes, const Use& use) {
   Corners ring[kAhead];
   const bool far = level.size * row_bytes > kCacheBytes;
@@ -169,73 +172,77 @@ HOST_DEVICE void each(const Grid& grid, const Level& level, const Points<3, 2>& 
 }
 
 template <bool Directional>
-void encode(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_t end) {
+void encode(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
   float* result = points.result.data() + 2 * l * points.row;
-  each<Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes, [&](const Corners& corners, int64_t i) {
-    F weight[kCorners], sum[2] = {};
-    corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
-    for (int k = 0; k < kCorners; ++k) {
-      F a, b;
-      table.read(corners.row[k], a, b);
-      sum[0] += weight[k] * a;
-      sum[1] += weight[k] * b;
-    }
-    interleave(result + 2 * i, sum[0], sum[1]);
-  });
+  each<Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes,
+                           [&](const Corners& corners, int64_t i) {
+                             F weight[kCorners], sum[2] = {};
+                             corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
+                             for (int k = 0; k < kCorners; ++k) {
+                               F a, b;
+                               table.read(corners.row[k], a, b);
+                               sum[0] += weight[k] * a;
+                               sum[1] += weight[k] * b;
+                             }
+                             interleave(result + 2 * i, sum[0], sum[1]);
+                           });
 }
 
 template <bool Directional>
-void input_gradient(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_t end) {
+void input_gradient(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
   const float* gradient = points.gradient.data() + 2 * l * points.row;
   float* result = points.result.data() + 3 * l * points.row;
-  each<Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes, [&](const Corners& corners, int64_t i) {
-    F g[2], dot[kCorners];
-    deinterleave(gradient + 2 * i, g[0], g[1]);
-    for (int k = 0; k < kCorners; ++k) {
-      F a, b;
-      table.read(corners.row[k], a, b);
-      dot[k] = a * g[0] + b * g[1];
-    }
-    for (int d = 0; d < 3; ++d) {
-      F weight[kCorners], slope = {};
-      corner_weights<3, Directional>(corners.cell, corners.direction, d, weight);
-      for (int k = 0; k < kCorners; ++k) slope += weight[k] * dot[k];
-      std::memcpy(result + d * points.row + i, &slope, sizeof(slope));
-    }
-  });
+  each<Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes,
+                           [&](const Corners& corners, int64_t i) {
+                             F g[2], dot[kCorners];
+                             deinterleave(gradient + 2 * i, g[0], g[1]);
+                             for (int k = 0; k < kCorners; ++k) {
+                               F a, b;
+                               table.read(corners.row[k], a, b);
+                               dot[k] = a * g[0] + b * g[1];
+                             }
+                             for (int d = 0; d < 3; ++d) {
+                               F weight[kCorners], slope = {};
+                               corner_weights<3, Directional>(corners.cell, corners.direction, d, weight);
+                               for (int k = 0; k < kCorners; ++k) slope += weight[k] * dot[k];
+                               std::memcpy(result + d * points.row + i, &slope, sizeof(slope));
+                             }
+                           });
 }
 
 template <bool Directional>
-void embedding_gradient(const Problem& p, Points<3, 2>& points, int l, int64_t begin, int64_t end) {
+void embedding_gradient(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   float* table = p.output + 2 * static_cast<int64_t>(level.offset);
   const float* gradient = points.gradient.data() + 2 * l * points.row;
-  each<Directional, true>(p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8, [&](const Corners& corners, int64_t i) {
-    F g[2], weight[kCorners];
-    deinterleave(gradient + 2 * i, g[0], g[1]);
-    corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
-    alignas(64) uint32_t row[kCorners][W];
-    alignas(64) float pair[kCorners][2 * W];
-    for (int k = 0; k < kCorners; ++k) {
-      interleave(pair[k], weight[k] * g[0], weight[k] * g[1]);
-      std::memcpy(row[k], &corners.row[k], sizeof(row[k]));
-    }
-    for (int j = 0; j < W; ++j) {
-      for (int k = 0; k < kCorners; ++k) {
-        // One 8-byte read, add and write: lanes may share a row, so they take turns.
-        double* to = reinterpret_cast<double*>(table + 2 * static_cast<int64_t>(row[k][j]));
-        const __m128 value = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(pair[k] + 2 * j)));
-        _mm_store_sd(to, _mm_castps_pd(_mm_add_ps(_mm_castpd_ps(_mm_load_sd(to)), value)));
-      }
-    }
-  });
+  each<Directional, true>(p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8,
+                          [&](const Corners& corners, int64_t i) {
+                            F g[2], weight[kCorners];
+                            deinterleave(gradient + 2 * i, g[0], g[1]);
+                            corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
+                            alignas(64) uint32_t row[kCorners][W];
+                            alignas(64) float pair[kCorners][2 * W];
+                            for (int k = 0; k < kCorners; ++k) {
+                              interleave(pair[k], weight[k] * g[0], weight[k] * g[1]);
+                              std::memcpy(row[k], &corners.row[k], sizeof(row[k]));
+                            }
+                            for (int j = 0; j < W; ++j) {
+                              for (int k = 0; k < kCorners; ++k) {
+                                // One 8-byte read, add and write: lanes may share a row, so they take turns.
+                                double* to = reinterpret_cast<double*>(table + 2 * static_cast<int64_t>(row[k][j]));
+                                const __m128 value =
+                                    _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(pair[k] + 2 * j)));
+                                _mm_store_sd(to, _mm_castps_pd(_mm_add_ps(_mm_castpd_ps(_mm_load_sd(to)), value)));
+                              }
+                            }
+                          });
 }
 
-inline Kernels<3, 2> kernels(bool directional) {
+inline Kernels kernels(bool directional) {
   if (directional) return {encode<true>, input_gradient<true>, embedding_gradient<true>};
   return {encode<false>, input_gradient<false>, embedding_gradient<false>};
 }
