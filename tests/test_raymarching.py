@@ -43,6 +43,15 @@ def walk(origin, direction, bound, bits, C, H, near, far, jitter, max_steps):
     return np.array(found, dtype=f)
 
 
+def assert_nearly_same_samples(got, expected):
+    """exp and log differ in their last bit: a sample at the border of a cell may be in one result only."""
+    same = (got[3][:, 1] == expected[3][:, 1]).cpu()
+    assert same.float().mean() > 0.99
+    owners = [raymarching.flatten_rays(x[3], len(x[2])).long().cpu() for x in (got, expected)]
+    for a, b in zip(got[:3], expected[:3], strict=True):
+        assert_close(a.cpu()[same[owners[0]]], b.cpu()[same[owners[1]]], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("n", SIZES)
 def test_near_far_matches_reference(device, n):
     origins, directions = cases.rays_towards_origin(n, spread=2.0, device=device)
@@ -151,13 +160,25 @@ def test_marching_with_growing_steps_matches_reference(device, bound, C, H):
     options = {"dt_gamma": 1 / 128, "max_steps": 500}
     got, expected = (f(*rays, **options) for f in (raymarching.march_rays_train, reference.march_rays_train))
     assert len(got[2]) > 500 and got[2][:, 1].unique().numel() > 100
-    same = (got[3][:, 1] == expected[3][:, 1]).cpu()
-    assert (
-        same.float().mean() > 0.99
-    )  # exp and log differ in their last bit: a sample at the border of a cell may differ
-    owners = [raymarching.flatten_rays(x[3], len(x[2])).long().cpu() for x in (got, expected)]
-    for a, b in zip(got[:3], expected[:3], strict=True):
-        assert_close(a.cpu()[same[owners[0]]], b.cpu()[same[owners[1]]], atol=1e-5, rtol=1e-5)
+    assert_nearly_same_samples(got, expected)
+
+
+@pytest.mark.parametrize("bound, C, H", GRIDS[1:])
+@pytest.mark.parametrize("full", [0, 1])
+def test_leaving_an_empty_cube_stops_at_the_border_of_a_full_one(device, full, bound, C, H):
+    *rays, bits, C, H, nears, fars = scene(257, device, bound=bound, C=C, H=H)
+    bits = torch.zeros_like(bits).view(C, -1)
+    bits[full] = 255
+    rays = *rays, bits.flatten(), C, H, nears, fars
+    cell = 2 * raymarching.cascade_half_width(0, bound, C) / H
+    for dt_gamma in (0.0, cell / 3):  # steps outgrow the cells of cube 0 near the centre of the scene
+        options = {"dt_gamma": dt_gamma, "max_steps": 500}
+        got, expected = (f(*rays, **options) for f in (raymarching.march_rays_train, reference.march_rays_train))
+        assert len(got[2]) > 100
+        if dt_gamma:
+            assert_nearly_same_samples(got, expected)
+        else:
+            assert torch.equal(got[2], expected[2])
 
 
 @pytest.mark.parametrize("dt_gamma", [0.0, 1 / 64])
@@ -202,7 +223,9 @@ def test_axis_parallel_rays_and_broken_numbers_stay_inside_the_grid(device):
 @pytest.mark.parametrize("dt_gamma", [0.0, 1 / 64])
 @pytest.mark.parametrize("n_step", [1, 7])
 def test_marching_in_pieces_finds_the_samples_of_the_whole(device, n_step, dt_gamma):
-    rays = scene(31, device, bound=2.0, C=2, H=16)
+    *rays, bits, C, H, nears, fars = scene(31, device, bound=2.0, C=2, H=16)
+    bits[::3] = 255  # so that rays have samples at once, at the border of the box
+    rays = *rays, bits, C, H, nears, fars
     options = {"noises": cases.points(31, 1, device=device)[:, 0], "dt_gamma": dt_gamma, "max_steps": 200}
     *_, ts, packed_info = raymarching.march_rays_train(*rays, **options)
     rays_t, alive = rays[6].clone(), torch.arange(31, dtype=torch.int32, device=device)
