@@ -113,7 +113,7 @@ def bake(
     color_fn: Callable[[Tensor, Tensor], Tensor],
     *,
     size: int = 2048,
-    chunk: int = 2**15,
+    chunk: int = 2**18,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Mesh:
