@@ -176,7 +176,7 @@ def test_validation_does_not_change_what_is_learnt(make, monkeypatch):
 
 
 def test_a_second_ctrl_c_is_not_waited_for(make):
-    made = make()
+    made, before = make(), signal.getsignal(signal.SIGINT)
 
     def twice(step):
         if step == 2:
@@ -186,7 +186,7 @@ def test_a_second_ctrl_c_is_not_waited_for(make):
     watch_steps(made, twice)
     with pytest.raises(KeyboardInterrupt):
         made.train()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert checkpoint.find("out") is None
 
 
