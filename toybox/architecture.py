@@ -133,3 +133,5 @@ def save_pipeline(folder, vae, text_encoder, tokenizer, unet):
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors makes them private
