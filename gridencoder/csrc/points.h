@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include "gridencoder/csrc/host.h"
 
@@ -45,10 +45,10 @@ struct Points {
   Points(const Problem& p, int64_t capacity, int64_t width)
       // An odd number of cache lines between rows: a power of two would put the same point of all levels into one set.
       : row((capacity + kLanes - 1) / kLanes * kLanes + kLanes),
-        position(p.dimensions * row),
-        direction(p.direction ? p.dimensions * row : 0),
-        gradient(p.gradient ? p.grid.active * row * p.channels : 0),
-        result(p.grid.active * row * width) {}
+        position(new float[p.dimensions * row]),
+        direction(p.direction ? new float[p.dimensions * row] : nullptr),
+        gradient(p.gradient ? new float[p.grid.active * row * p.channels] : nullptr),
+        result(new float[p.grid.active * row * width]) {}
 
   // Points begin .. end of those that start at `first`; a caller with several threads gives each a range of whole
   // vectors.
@@ -64,7 +64,7 @@ struct Points {
       }
       if (!p.gradient) continue;
       const float* from = p.gradient + n * p.grid.levels * C;
-      float* to = gradient.data() + i * C;
+      float* to = gradient.get() + i * C;
       for (int l = 0; l < p.grid.active; ++l, from += C, to += row * C) {
         for (int64_t c = 0; c < C; ++c) to[c] = in ? from[c] : 0.f;
       }
@@ -75,7 +75,7 @@ struct Points {
   void store_features(const Problem& p, int64_t first, int64_t begin, int64_t end) const {
     const int64_t D = p.dimensions, C = p.channels, features = p.grid.levels * C;
     for (int64_t i = begin; i < end; ++i) {
-      const float* from = result.data() + i * C;
+      const float* from = result.get() + i * C;
       float* to = p.output + (first + i) * features;
       const int64_t filled = inside(p.inputs + (first + i) * D, static_cast<int>(D)) ? p.grid.active : 0;
       for (int64_t l = 0; l < filled; ++l, from += row * C) {
@@ -97,11 +97,12 @@ struct Points {
     }
   }
 
-  int64_t row;                   // points from one axis or level to the next
-  std::vector<float> position;   // [D, row]
-  std::vector<float> direction;  // [D, row]
-  std::vector<float> gradient;   // [active, row, C]
-  std::vector<float> result;     // [active, row, width]
+  int64_t row;  // points from one axis or level to the next
+  // Not vectors: those would be filled with zeros first, which costs as much as a level.
+  std::unique_ptr<float[]> position;   // [D, row]
+  std::unique_ptr<float[]> direction;  // [D, row]
+  std::unique_ptr<float[]> gradient;   // [active, row, C]
+  std::unique_ptr<float[]> result;     // [active, row, width]
 };
 
 // A kernel works on points begin .. end (`begin` a multiple of kLanes) of one level.

@@ -121,22 +121,29 @@ struct Table {
   }
 };
 
-// W points of one level: where their corners are, and with what weights.
+// W points of one level: where their corners are, and what their weights need.
 struct Corners {
   Cell<3> cell;
   F direction[3];
   U row[kCorners];
 };
 
-template <bool Directional>
+// `Order` derivatives of the weights are wanted. The others are not stored: the ring of `each` is memory, and every
+// store to it costs.
+template <bool Directional, int Order>
 HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, const Points& points, int64_t i) {
   F x[3];
   for (int d = 0; d < 3; ++d) {
-    x[d] = load(points.position.data() + d * points.row + i);
-    if (Directional) corners.direction[d] = load(points.direction.data() + d * points.row + i);
+    x[d] = load(points.position.get() + d * points.row + i);
+    if (Directional) corners.direction[d] = load(points.direction.get() + d * points.row + i);
   }
-  corners.cell = locate<3>(grid, level, x);
-  for (int k = 0; k < kCorners; ++k) corners.row[k] = corner_row<3>(level, corners.cell, k);
+  const Cell<3> cell = locate<3>(grid, level, x);
+  for (int d = 0; d < 3; ++d) {
+    corners.cell.weight[d] = cell.weight[d];
+    if (Order > 0) corners.cell.slope[d] = cell.slope[d];
+    if (Order > 1) corners.cell.curve[d] = cell.curve[d];
+  }
+  for (int k = 0; k < kCorners; ++k) corners.row[k] = corner_row<3>(level, cell, k);
 }
 
 // Rows that are neighbours along x are mostly in one cache line: every other corner will do.
@@ -151,7 +158,7 @@ HOST_DEVICE void prefetch(const Corners& corners, const char* table, int64_t row
 
 // Calls use(corners, i) for the points i of a level in order, having found and prefetched their corners kAhead vectors
 // ago.
-template <bool Directional, bool Write, class Use>
+template <bool Directional, int Order, bool Write, class Use>
 HOST_DEVICE void each(const Grid& grid, const Level& level, const Points& points, int64_t begin, int64_t end,
                       const char* table, int64_t row_bytes, const Use& use) {
   Corners ring[kAhead];
@@ -161,7 +168,7 @@ HOST_DEVICE void each(const Grid& grid, const Level& level, const Points& points
     Corners& slot = ring[i / W % kAhead];
     if (far && i >= begin + ahead) use(slot, i - ahead);
     if (i < end) {
-      find<Directional>(slot, grid, level, points, i);
+      find<Directional, Order>(slot, grid, level, points, i);
       if (far) {
         prefetch<Write>(slot, table, row_bytes);
       } else {
@@ -175,71 +182,71 @@ template <bool Directional>
 void encode(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
-  float* result = points.result.data() + 2 * l * points.row;
-  each<Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes,
-                           [&](const Corners& corners, int64_t i) {
-                             F weight[kCorners], sum[2] = {};
-                             corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
-                             for (int k = 0; k < kCorners; ++k) {
-                               F a, b;
-                               table.read(corners.row[k], a, b);
-                               sum[0] += weight[k] * a;
-                               sum[1] += weight[k] * b;
-                             }
-                             interleave(result + 2 * i, sum[0], sum[1]);
-                           });
+  float* result = points.result.get() + 2 * l * points.row;
+  each<Directional, Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes,
+                                        [&](const Corners& corners, int64_t i) {
+                                          F weight[kCorners], sum[2] = {};
+                                          corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
+                                          for (int k = 0; k < kCorners; ++k) {
+                                            F a, b;
+                                            table.read(corners.row[k], a, b);
+                                            sum[0] += weight[k] * a;
+                                            sum[1] += weight[k] * b;
+                                          }
+                                          interleave(result + 2 * i, sum[0], sum[1]);
+                                        });
 }
 
 template <bool Directional>
 void input_gradient(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
-  const float* gradient = points.gradient.data() + 2 * l * points.row;
-  float* result = points.result.data() + 3 * l * points.row;
-  each<Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes,
-                           [&](const Corners& corners, int64_t i) {
-                             F g[2], dot[kCorners];
-                             deinterleave(gradient + 2 * i, g[0], g[1]);
-                             for (int k = 0; k < kCorners; ++k) {
-                               F a, b;
-                               table.read(corners.row[k], a, b);
-                               dot[k] = a * g[0] + b * g[1];
-                             }
-                             for (int d = 0; d < 3; ++d) {
-                               F weight[kCorners], slope = {};
-                               corner_weights<3, Directional>(corners.cell, corners.direction, d, weight);
-                               for (int k = 0; k < kCorners; ++k) slope += weight[k] * dot[k];
-                               std::memcpy(result + d * points.row + i, &slope, sizeof(slope));
-                             }
-                           });
+  const float* gradient = points.gradient.get() + 2 * l * points.row;
+  float* result = points.result.get() + 3 * l * points.row;
+  each<Directional, 1 + Directional, false>(
+      p.grid, level, points, begin, end, table.start, table.row_bytes, [&](const Corners& corners, int64_t i) {
+        F g[2], dot[kCorners];
+        deinterleave(gradient + 2 * i, g[0], g[1]);
+        for (int k = 0; k < kCorners; ++k) {
+          F a, b;
+          table.read(corners.row[k], a, b);
+          dot[k] = a * g[0] + b * g[1];
+        }
+        for (int d = 0; d < 3; ++d) {
+          F weight[kCorners], slope = {};
+          corner_weights<3, Directional>(corners.cell, corners.direction, d, weight);
+          for (int k = 0; k < kCorners; ++k) slope += weight[k] * dot[k];
+          std::memcpy(result + d * points.row + i, &slope, sizeof(slope));
+        }
+      });
 }
 
 template <bool Directional>
 void embedding_gradient(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   float* table = p.output + 2 * static_cast<int64_t>(level.offset);
-  const float* gradient = points.gradient.data() + 2 * l * points.row;
-  each<Directional, true>(p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8,
-                          [&](const Corners& corners, int64_t i) {
-                            F g[2], weight[kCorners];
-                            deinterleave(gradient + 2 * i, g[0], g[1]);
-                            corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
-                            alignas(64) uint32_t row[kCorners][W];
-                            alignas(64) float pair[kCorners][2 * W];
-                            for (int k = 0; k < kCorners; ++k) {
-                              interleave(pair[k], weight[k] * g[0], weight[k] * g[1]);
-                              std::memcpy(row[k], &corners.row[k], sizeof(row[k]));
-                            }
-                            for (int j = 0; j < W; ++j) {
-                              for (int k = 0; k < kCorners; ++k) {
-                                // One 8-byte read, add and write: lanes may share a row, so they take turns.
-                                double* to = reinterpret_cast<double*>(table + 2 * static_cast<int64_t>(row[k][j]));
-                                const __m128 value =
-                                    _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(pair[k] + 2 * j)));
-                                _mm_store_sd(to, _mm_castps_pd(_mm_add_ps(_mm_castpd_ps(_mm_load_sd(to)), value)));
-                              }
-                            }
-                          });
+  const float* gradient = points.gradient.get() + 2 * l * points.row;
+  each<Directional, Directional, true>(
+      p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8,
+      [&](const Corners& corners, int64_t i) {
+        F g[2], weight[kCorners];
+        deinterleave(gradient + 2 * i, g[0], g[1]);
+        corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
+        alignas(64) uint32_t row[kCorners][W];
+        alignas(64) float pair[kCorners][2 * W];
+        for (int k = 0; k < kCorners; ++k) {
+          interleave(pair[k], weight[k] * g[0], weight[k] * g[1]);
+          std::memcpy(row[k], &corners.row[k], sizeof(row[k]));
+        }
+        for (int j = 0; j < W; ++j) {
+          for (int k = 0; k < kCorners; ++k) {
+            // One 8-byte read, add and write: lanes may share a row, so they take turns.
+            double* to = reinterpret_cast<double*>(table + 2 * static_cast<int64_t>(row[k][j]));
+            const __m128 value = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(pair[k] + 2 * j)));
+            _mm_store_sd(to, _mm_castps_pd(_mm_add_ps(_mm_castpd_ps(_mm_load_sd(to)), value)));
+          }
+        }
+      });
 }
 
 inline Kernels kernels(bool directional) {
