@@ -6,11 +6,16 @@ python main.py --help
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
-from nerf import checkpoint, cli
-from nerf.preflight import preflight
+# OpenMP threads that wait by spinning take a core from whoever has the work: where anything else runs on the machine, a
+# step then costs up to twenty times its CPU time. Read when torch is imported, so it is set before.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from nerf import checkpoint, cli  # noqa: E402
+from nerf.preflight import preflight  # noqa: E402
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses
 
