@@ -53,13 +53,13 @@ def run(request: cli.Request) -> int:
         if moved := checkpoint.set_aside(config.run.workspace):
             print(f"--ckpt scratch: the old run is kept in {moved}", file=sys.stderr, flush=True)
 
-    from nerf import build
+    from nerf import commands
 
     work = {
-        "train": build.run_training,
-        "test": build.run_test,
-        "six_views": build.run_six_views,
-        "save_mesh": build.run_save_mesh,
+        "train": commands.run_training,
+        "test": commands.run_test,
+        "six_views": commands.run_six_views,
+        "save_mesh": commands.run_save_mesh,
     }
     for command in request.commands:
         work[command](config)

@@ -1,10 +1,8 @@
-"""The composition root: the only place that turns a Config into objects, and the commands that use them."""
+"""The composition root: turns a Config into objects."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,22 +11,16 @@ from guidance import weights
 from guidance.diffusion import DiffusionGuidance
 from guidance.prompts import ViewOptions
 from guidance.stable_diffusion import StableDiffusion
-from nerf import checkpoint, evaluate
+from nerf import checkpoint
 from nerf.cameras import ViewRanges
 from nerf.config import Config
-from nerf.export import MeshOptions, save_mesh
-from nerf.export.files import write_bytes
-from nerf.extract import occupied_cells
 from nerf.fields import BackgroundNetwork, Field, HashGridField, VanillaField
 from nerf.optim import EMA, LR_SCALE, get_optimizer
 from nerf.renderers import RaymarchRenderer, StratifiedRenderer
 from nerf.renderers.base import Renderer
-from nerf.runlog import Phases, write_run
 from nerf.schedule import Schedule
 from nerf.seeding import step_generator
 from nerf.trainer import Trainer
-
-WHITE = (1.0, 1.0, 1.0)
 
 
 def build_device(config: Config) -> torch.device:
@@ -173,43 +165,6 @@ def build_schedule(config: Config) -> Schedule:
     )
 
 
-def run_training(config: Config) -> None:
-    """Train, or go on training, then render the turntable and, with --save_mesh, write the mesh."""
-    phases, workspace = Phases(), Path(config.run.workspace)
-    extension.set_mode(config.run.ops)
-    with phases("compile"):
-        prepare_operators(config)
-    device = build_device(config)
-    with phases("load"):
-        trainer = build_trainer(config, device)
-    write_bytes(workspace / "config.json", (json.dumps(config.flat(), indent=2) + "\n").encode())
-    print(_describe(config, trainer), flush=True)
-    with phases("train"):
-        finished = trainer.train()
-    if not finished:
-        write_run(workspace, phases, step=trainer.step, device=str(device))
-        raise KeyboardInterrupt
-    facts = {"step": trainer.step, "device": str(device), "seed": config.run.seed, "text": config.run.text}
-    with trainer.ema.swap():
-        with phases("render"):
-            show(config, trainer.renderer, "turntable", evaluate.turntable, frames=config.results.frames)
-        if config.results.save_mesh:
-            with phases("mesh"):
-                facts["mesh"] = write_mesh(config, trainer.renderer)
-    report = write_run(workspace, phases, **facts)
-    times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
-    print(f"done: {workspace / 'results'}{' and ' + str(workspace / 'mesh') if 'mesh' in facts else ''} ({times})")
-
-
-def prepare_operators(config: Config) -> None:
-    """Build what the run needs side by side; where that fails, `extension.load` says so once and falls back."""
-    if config.run.ops == "native":
-        try:
-            extension.build_all()
-        except extension.ExtensionBuildError:
-            pass
-
-
 def build_trainer(config: Config, device: torch.device) -> Trainer:
     """Everything a run needs, at the step its checkpoint is at."""
     training, results, workspace = config.training, config.results, Path(config.run.workspace)
@@ -232,7 +187,6 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         grad_clip_rgb=training.grad_clip_rgb,
         save_interval=results.eval_interval * training.dataset_size_train,
         picture_interval=config.guidance.save_guidance_interval if config.guidance.save_guidance else 0,
-        validate=lambda step: validate(config, renderer, step),
         device=device,
     )
     if state is not None and config.run.ckpt == "latest_model":
@@ -240,18 +194,6 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
     elif state is not None:
         trainer.load_state_dict(state)
     return trainer
-
-
-def validate(config: Config, renderer: Renderer, step: int) -> None:
-    """Pictures while it trains: a sheet of views around the object, and now and then the whole turntable."""
-    results, training = config.results, config.training
-    folder = Path(config.run.workspace) / "validation"
-    size = max(training.h, min(results.video_size, 2 * training.h))
-    evaluate.contact_sheet(
-        renderer, folder / f"step_{step:06d}.png", views=training.dataset_size_valid, size=size, background=_white()
-    )
-    if step % (results.test_interval * training.dataset_size_train) == 0:
-        show(config, renderer, f"turntable_{step:06d}", evaluate.turntable, frames=results.frames)
 
 
 def load_trained(config: Config) -> Renderer:
@@ -267,65 +209,3 @@ def load_trained(config: Config) -> Renderer:
         for name, average in state["ema"]["average"].items():
             parameters[name].copy_(average)
     return renderer.eval()
-
-
-def run_test(config: Config) -> None:
-    """Render the turntable of a trained run."""
-    show(config, load_trained(config), "turntable", evaluate.turntable, frames=config.results.frames)
-
-
-def run_six_views(config: Config) -> None:
-    """Render a trained run from six sides."""
-    show(config, load_trained(config), "six_views", evaluate.six_views)
-
-
-def run_save_mesh(config: Config) -> None:
-    """Write the mesh of a trained run."""
-    write_mesh(config, load_trained(config))
-
-
-def show(config: Config, renderer: Renderer, name: str, function, **options: Any) -> None:
-    """Render with one of evaluate's functions into workspace/results, and say where."""
-    size = config.results.video_size
-    paths = function(
-        renderer,
-        Path(config.run.workspace) / "results",
-        name=name,
-        height=size,
-        width=size,
-        background=_white(),
-        **options,
-    )
-    print("wrote", ", ".join(str(path) for path in paths.values()), flush=True)
-
-
-def write_mesh(config: Config, renderer: Renderer) -> dict[str, Any]:
-    """Write workspace/mesh and say what it took."""
-    folder, results = Path(config.run.workspace) / "mesh", config.results
-    report = save_mesh(
-        renderer.field,
-        folder,
-        options=MeshOptions(
-            resolution=results.mcubes_resolution,
-            decimate_target=max(results.decimate_target, 0),
-            texture_size=results.texture_size,
-        ),
-        occupied=occupied_cells(renderer.occupancy) if isinstance(renderer, RaymarchRenderer) else None,
-    )
-    print(f"wrote {folder / 'mesh.obj'} and mesh.glb ({report['faces']} faces, {report['unwrap']})", flush=True)
-    return report
-
-
-def _white() -> torch.Tensor:
-    return torch.tensor(WHITE)
-
-
-def _describe(config: Config, trainer: Trainer) -> str:
-    """One line: what runs on what."""
-    sources = ", ".join(f"{name} ({prior.source})" for name, prior in trainer.guidance.items())
-    native = all(extension.load(name) for name in extension.NAMES)
-    begin = f"from step {trainer.step} of" if trainer.step else "for"
-    return (
-        f"training {config.run.text!r} {begin} {config.training.iters} steps on {trainer.device}, guidance {sources}, "
-        f"{type(trainer.renderer).__name__}, operators {'compiled' if native else 'in plain torch'}"
-    )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tiny_diffusion
-from nerf import build
+from nerf import commands
 from nerf.config import Config
 from nerf.export.files import to_uint8
 from nerf.fields import HashGridField
@@ -159,7 +159,7 @@ def test_a_whole_run_leaves_video_mesh_and_an_account_of_itself(prior, tmp_path)
     import trimesh
 
     config = run_config(prior, tmp_path)
-    build.run_training(config)
+    commands.run_training(config)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert Config().updated(stored) == config
     report = json.loads((tmp_path / "run.json").read_text())
@@ -178,7 +178,7 @@ def test_a_whole_run_leaves_video_mesh_and_an_account_of_itself(prior, tmp_path)
 def test_an_empty_scene_is_one_line_with_its_densities(prior, tmp_path, monkeypatch):
     monkeypatch.setattr(HashGridField, "density", lambda self, x: x.new_zeros(len(x)))
     with pytest.raises(ValueError, match="the scene is empty: density min/mean/max = 0/0/0") as caught:
-        build.run_training(run_config(prior, tmp_path))
+        commands.run_training(run_config(prior, tmp_path))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "mesh").exists()
     assert (tmp_path / "results" / "turntable_rgb.mp4").exists()
