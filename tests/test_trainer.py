@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import tiny_diffusion
-from nerf import checkpoint, trainer
+from nerf import checkpoint, commands, trainer
+from nerf.config import Config
 from tiny_run import STEPS, final, interrupt_at, logged, maker, watch_steps, weights
 
 
@@ -78,6 +79,8 @@ def test_validation_does_not_change_what_is_learnt(make, monkeypatch):
     quiet.train()
     watched = make("quiet2")
     watched.save_interval = 2
+    config = Config().updated(watched.meta["config"])
+    watched.validate = lambda step: commands.validate(config, watched.renderer, step)
     watched.train()
     assert (watched.workspace / "validation" / "step_000002.png").exists()
     for name, value in weights(quiet).items():

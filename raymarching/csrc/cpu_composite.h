@@ -99,14 +99,19 @@ void composite_ray_backward(int64_t n, int64_t first, int64_t count, const Outpu
                             const float* rgbs, const float* ts, const float* weights, const float* transmittance,
                             int64_t any_channels, float* grad_sigmas, float* grad_rgbs) {
   const int64_t channels = kChannels ? kChannels : any_channels;
+  // Copies on the stack: the compiler need not fear that writing a gradient changes them, and keeps them in registers.
+  const float opacity = gradients.opacity ? gradients.opacity[n] : 0.0f;
+  const float depth = gradients.depth ? gradients.depth[n] : 0.0f;
+  float color[kChannels ? kChannels : 1] = {};
+  if (kChannels && gradients.rgb) std::copy_n(gradients.rgb + n * channels, kChannels, color);
+  const float* rgb = kChannels ? color : (gradients.rgb ? gradients.rgb + n * channels : nullptr);
+  const OutputGradients of_ray{gradients.weights, &opacity, &depth, rgb};
   float behind = 0.0f;
   for (int64_t j = first + count; j-- > first;) {
-    const float g = weight_gradient(gradients, n, j, ts[2 * j], rgbs, channels);
+    const float g = weight_gradient(of_ray, 0, j, ts[2 * j], rgbs, channels);
     grad_sigmas[j] = density_gradient(g, transmittance[j], behind, ts[2 * j + 1]);
     behind += g * weights[j];
-    for (int64_t c = 0; c < channels; ++c) {
-      grad_rgbs[j * channels + c] = gradients.rgb ? weights[j] * gradients.rgb[n * channels + c] : 0.0f;
-    }
+    for (int64_t c = 0; c < channels; ++c) grad_rgbs[j * channels + c] = rgb ? weights[j] * rgb[c] : 0.0f;
   }
 }
 
