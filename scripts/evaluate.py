@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +43,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="0 .. seeds-1")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the workspaces are or will be")
     parser.add_argument("--workspace", type=Path, help="measure this finished run alone")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the cores")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG: truth above, result below, seed 0")
     parser.add_argument("rest", nargs="*", help="after --: options for main.py, e.g. -- --iters 600")
@@ -51,13 +54,15 @@ def main():
     texts = options.text or PROMPTS[options.prompts]
     jobs = [(text, seed) for seed in range(options.seeds) for text in texts]
     rows, pictures = [], {}
-    for text, seed in tqdm(jobs, desc="runs", unit="run"):
-        workspace = options.runs / f"{text.replace(' ', '_')}-{seed}"
-        train(workspace, text, seed, options.rest)
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [options.runs / f"{text.replace(' ', '_')}-{seed}" for text, seed in jobs]
+        made = pool.map(lambda run, job: train(run, *job, options.rest, threads), runs, jobs)
+        list(tqdm(made, desc="runs", unit="run", total=len(jobs)))
+    for (text, seed), workspace in zip(jobs, runs, strict=True):
         row, sheet = measure(workspace)
         rows.append(row | {"seed": seed})
         pictures.setdefault(text, sheet)
-        tqdm.write(f"{text} (seed {seed}): IoU {row['iou']:.3f}, colour {row['colour']:.1f}, janus {row['janus']}")
     print(table(rows))
     if options.json:
         write_bytes(options.json, (json.dumps({"rows": rows, "summary": summary(rows)}, indent=2) + "\n").encode())
@@ -65,13 +70,14 @@ def main():
         write_bytes(options.sheet, png_bytes(to_uint8(torch.cat(list(pictures.values())))))
 
 
-def train(workspace: Path, text: str, seed: int, rest: list[str]) -> None:
+def train(workspace: Path, text: str, seed: int, rest: list[str], threads: int) -> None:
     """A run through the command line, unless it is complete already."""
     if (workspace / "run.json").exists() and "text" in json.loads((workspace / "run.json").read_text()):
         return
     command = [sys.executable, "main.py", "--text", text, "--seed", str(seed), "--workspace", str(workspace.resolve())]
     start = time.perf_counter()
-    done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     tqdm.write(f"{text} (seed {seed}): trained in {time.perf_counter() - start:.0f} s")
