@@ -246,6 +246,28 @@ def test_border_and_beyond_the_outermost_nodes_the_value_is_constant(path):
     assert (torch.autograd.grad(y.sum(), x)[0][:, 0] == 0).all()
 
 
+def test_slope_at_the_far_border_is_that_of_the_last_cell(path):
+    case, x = Case(align_corners=True), cases.points(40)
+    x[:20, 0], x[10:30, 1], x[15:, 2] = 1.0, 1.0, 1.0
+    for actual, expected in zip(
+        first_derivatives(case.encode, x, case.table), first_derivatives(case.reference, x, case.table), strict=True
+    ):
+        assert_near(actual, expected)
+
+
+def test_points_on_the_border_of_two_cells_take_the_cell_of_the_reference(path):
+    # Linear slopes jump there, so a position with other last bits (a fused multiply-add) shows.
+    resolution = 1537
+    case = Case(levels=1, base=resolution, rows=2**16)
+    x = (
+        (torch.randint(1, resolution, (1000, 3), generator=torch.Generator().manual_seed(0)) + 0.5) / resolution
+    ).float()
+    x = x[(x < 1).all(-1)]
+    _, slope, _ = first_derivatives(case.encode, x, case.table)
+    _, slope_ref, _ = first_derivatives(case.reference, x, case.table)
+    assert_near(slope, slope_ref)
+
+
 def test_embedding_gradient_is_the_same_for_any_number_of_threads():
     case, x = Case(rows=2**16, base=30), cases.points_on_rays(5000)
     threads = torch.get_num_threads()
