@@ -163,17 +163,17 @@ def test_trained_run_brings_its_own_options_and_typed_ones_win(trained):
 def test_main_runs_the_commands_in_order(trained, monkeypatch):
     calls = []
     names = ("run_training", "run_test", "run_six_views", "run_save_mesh")
-    build = namedtuple("build", names)(*(lambda config, name=name: calls.append(name) for name in names))
-    monkeypatch.setitem(sys.modules, "nerf.build", build)
-    monkeypatch.setattr("nerf.build", build, raising=False)
+    stand_in = namedtuple("commands", names)(*(lambda config, name=name: calls.append(name) for name in names))
+    monkeypatch.setitem(sys.modules, "nerf.commands", stand_in)
+    monkeypatch.setattr("nerf.commands", stand_in, raising=False)
     assert main.main(["--workspace", str(trained), "--test", "--save_mesh"]) == 0
     assert calls == ["run_test", "run_save_mesh"]
 
 
 def test_scratch_keeps_the_old_run_aside(trained, monkeypatch):
-    build = namedtuple("build", "run_training run_test run_six_views run_save_mesh")(*[lambda config: None] * 4)
-    monkeypatch.setitem(sys.modules, "nerf.build", build)
-    monkeypatch.setattr("nerf.build", build, raising=False)
+    stand_in = namedtuple("commands", "run_training run_test run_six_views run_save_mesh")(*[lambda config: None] * 4)
+    monkeypatch.setitem(sys.modules, "nerf.commands", stand_in)
+    monkeypatch.setattr("nerf.commands", stand_in, raising=False)
     monkeypatch.setattr(preflight, "check_prior", lambda folder: None)
     assert main.main([*FROG, "--workspace", str(trained), "--ckpt", "scratch"]) == 0
     assert checkpoint.find(trained / "old-1") and not checkpoint.find(trained)
