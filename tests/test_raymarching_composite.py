@@ -177,7 +177,7 @@ def test_compositing_in_pieces_gives_the_picture_of_the_whole(device, n_step):
         alive, rays_t = torch.arange(N, dtype=torch.int32, device=device), nears.clone()
         pictures = [torch.zeros(N, *shape, device=device) for shape in ((), (), (3,))]
         rounds = 0
-        while len(alive):
+        while len(alive) and rounds < 300:
             xyzs, _, ts = march(len(alive), n_step, alive, rays_t, *scene, max_steps=200)
             composite(len(alive), n_step, alive, rays_t, *field(xyzs), ts, *pictures)
             alive, rounds = alive[alive >= 0], rounds + 1
