@@ -67,7 +67,13 @@ def main():
     if options.json:
         write_bytes(options.json, (json.dumps({"rows": rows, "summary": summary(rows)}, indent=2) + "\n").encode())
     if options.sheet:
-        write_bytes(options.sheet, png_bytes(to_uint8(torch.cat(list(pictures.values())))))
+        rows_of_two = [torch.cat(pair, 1) for pair in zip(*[iter(padded(list(pictures.values())))] * 2, strict=True)]
+        write_bytes(options.sheet, png_bytes(to_uint8(torch.cat(rows_of_two))))
+
+
+def padded(sheets: list[torch.Tensor]) -> list[torch.Tensor]:
+    """An even number of sheets, the last one white where need be."""
+    return sheets + [torch.ones_like(sheets[0])] * (len(sheets) % 2)
 
 
 def train(workspace: Path, text: str, seed: int, rest: list[str], threads: int) -> None:
