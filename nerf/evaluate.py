@@ -122,6 +122,8 @@ def _evaluating(renderer) -> Iterator[None]:
 
 def _each(renderer, cameras: Cameras, background: Tensor | None, shading: Shading | None) -> Iterator[RenderOutput]:
     """Render one view at a time."""
+    if background is not None:
+        background = background.to(cameras.c2w.device)
     for index in range(len(cameras.c2w)):
         one = Cameras(cameras.c2w[index : index + 1], cameras.fovy[index : index + 1], cameras.height, cameras.width)
         yield renderer.render(one, shading or Shading(), background=background, need_normals=True)
@@ -159,8 +161,6 @@ def turntable(
     if frames < 1 or height < 1 or width < 1:
         raise ValueError(f"a turntable needs at least 1 frame of 1 x 1 pixels, got {frames} of {height} x {width}")
     device = _device(renderer)
-    if background is not None:
-        background = background.to(device)
     _, cameras = orbit_views(
         frames, radius=radius, elevation=elevation, fovy=fovy, height=height, width=width, device=device
     )
@@ -203,8 +203,6 @@ def six_views(
         side ("front", "left", "back", "right", "top", "bottom") -> path, and "sheet" -> path.
     """
     device = _device(renderer)
-    if background is not None:
-        background = background.to(device)
     _, cameras = six_cameras(radius=radius, fovy=fovy, height=height, width=width, device=device)
     paths, colors, normals = {}, [], []
     with _evaluating(renderer):
@@ -234,8 +232,6 @@ def contact_sheet(
 ) -> Path:
     """One PNG of `views` pictures around the object, front first, above their normals."""
     device = _device(renderer)
-    if background is not None:
-        background = background.to(device)
     _, cameras = orbit_views(
         views, radius=radius, elevation=elevation, fovy=fovy, height=size, width=size, device=device
     )
