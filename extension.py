@@ -10,6 +10,7 @@ TORCH_CUDA_ARCH_LIST.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -38,6 +39,7 @@ __all__ = [
     "check_toolchain",
     "install",
     "load",
+    "load_all",
     "serves",
     "set_mode",
     "setup_kwargs",
@@ -69,16 +71,19 @@ _mode = os.environ.get("TADPOLE_OPS", "native")
 _loaded: dict[str, bool] = {}
 _libraries: dict[str, Path] = {}  # what this process has mapped: the same operators twice would end it
 _hooks: dict[str, Callable[[], None]] = {}
-_errors: dict[str, str] = {}
-_warned: set[str] = set()
+_errors: dict[str, str] = {}  # why a build failed: it is tried once
 _lock = threading.RLock()
 
 
-def set_mode(mode: str) -> None:
-    """Choose the compiled operators ("native") or the torch references ("torch") for all calls from now on."""
+def set_mode(mode: str | None) -> None:
+    """Choose the compiled operators ("native") or the torch references ("torch") for all calls from now on.
+
+    None: TADPOLE_OPS decides, and without it the compiled operators serve.
+    """
     global _mode
+    source, mode = ("TADPOLE_OPS", os.environ.get("TADPOLE_OPS", "native")) if mode is None else ("--ops", mode)
     if mode not in MODES:
-        raise ValueError(f"--ops must be one of {', '.join(MODES)}, got {mode!r}")
+        raise ValueError(f"{source} must be one of {', '.join(MODES)}, got {mode!r}")
     _mode = mode
 
 
@@ -91,7 +96,7 @@ def load(name: str, *, progress: bool = True) -> bool:
 
     Returns:
         True where the native operators are in use, False where the torch references serve: the mode is "torch", or
-        the build failed, which is said once in one warning line.
+        the build failed. The first failure is one warning line; the others mostly have the same cause.
 
     Raises:
         ValueError: TADPOLE_OPS is neither native nor torch.
@@ -109,16 +114,22 @@ def load(name: str, *, progress: bool = True) -> bool:
         try:
             build(name, progress=progress)
         except ExtensionBuildError as error:
-            _errors[name] = str(error)
-            _loaded[name] = False
-            if str(error) not in _warned:
-                _warned.add(str(error))
+            if False not in _loaded.values():
                 print(f"warning: {error}; the slower torch operators serve meanwhile", file=sys.stderr, flush=True)
+            _loaded[name] = False
             return False
         if name in _hooks:
             _hooks[name]()
         _loaded[name] = True
         return True
+
+
+def load_all(names: Sequence[str] = NAMES) -> bool:
+    """`load` several extensions, built side by side. Returns whether the native operators of all are in use."""
+    if _mode == "native":
+        with contextlib.suppress(ExtensionBuildError):  # `load` says why
+            build_all(names)
+    return all([load(name) for name in names])
 
 
 def when_loaded(name: str, hook: Callable[[], None]) -> None:
@@ -143,10 +154,22 @@ def status(name: str) -> ExtensionStatus:
 def build(name: str, *, progress: bool = True) -> Path:
     """Load the library of an extension into this process, building it first where needed.
 
-    Returns: the library's path. Raises: ExtensionBuildError. `load` is the friendly version of this.
+    Returns: the library's path. Raises: ExtensionBuildError, the same one for a second attempt. `load` is the
+    friendly version of this.
     """
     if name in _libraries:
         return _libraries[name]
+    if name in _errors:
+        raise ExtensionBuildError(_errors[name])
+    try:
+        return _find_or_compile(name, progress)
+    except ExtensionBuildError as error:
+        _errors[name] = str(error)
+        raise
+
+
+def _find_or_compile(name: str, progress: bool) -> Path:
+    """The library beside the package, in the cache, or compiled; loaded."""
     for path in (_beside(name), _cached(name)):
         if _try_load(name, path):
             return path

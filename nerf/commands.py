@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ def run_training(config: Config) -> None:
     phases, workspace = Phases(), Path(config.run.workspace)
     extension.set_mode(config.run.ops)
     with phases("compile"):
-        prepare_operators(config)
+        extension.load_all()
     device = build_device(config)
     with phases("load"):
         trainer = build_trainer(config, device)
@@ -53,13 +52,6 @@ def run_training(config: Config) -> None:
         report = write_run(workspace, phases, **facts)
     times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
     print(f"done: {workspace / 'results'}{' and ' + str(workspace / 'mesh') if 'mesh' in facts else ''} ({times})")
-
-
-def prepare_operators(config: Config) -> None:
-    """Build what the run needs side by side; where that fails, `extension.load` says so once and falls back."""
-    if config.run.ops == "native":
-        with contextlib.suppress(extension.ExtensionBuildError):
-            extension.build_all()
 
 
 def validate(config: Config, renderer: Renderer, step: int) -> None:

@@ -64,7 +64,12 @@ class RunConfig:
     O: bool = opt(False, "preset: --fp16 --cuda_ray", flag="-O")  # noqa: E741  (the option's name)
     O2: bool = opt(False, "preset: --fp16 --backbone vanilla --progressive_level", flag="-O2")
     device: str = opt("auto", "auto (an accelerator where there is one), cpu, cuda or cuda:<n>")
-    ops: str = opt("native", "compiled operators, or their plain torch references", choices=("native", "torch"))
+    ops: str | None = opt(
+        None,
+        "native: compiled operators; torch: their plain references (TADPOLE_OPS, or else native)",
+        kind=str,
+        choices=("native", "torch"),
+    )
     debug: bool = opt(False, "show the traceback of an error")
 
 

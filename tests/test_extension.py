@@ -160,14 +160,35 @@ def test_without_a_compiler_one_warning_and_the_references_serve(house):
     assert err.count("warning") == 1 and "apt install g++" in err
 
 
+@needs_cpu_build
+def test_a_compiler_that_fails_is_tried_once_and_named_once(house):
+    shutil.copytree(house / "tiny", house / "other")
+    code = "import torch, extension as e; print([e.load_all(['tiny', 'other']), e.load('tiny'), e.load('other')])"
+    out, err = run(house, code, CXX="/bin/false")
+    assert out == "[False, False, False]"
+    assert all(err.count(f"building {name} (first use") == 1 for name in ("tiny", "other"))
+    (warning,) = [line for line in err.splitlines() if "warning" in line.lower()]
+    assert "failed" in warning and warning.endswith("the slower torch operators serve meanwhile")
+
+
+@pytest.mark.parametrize("typed, expected", [(None, "torch"), ("native", "native")])
+def test_the_environment_decides_where_no_mode_is_given(monkeypatch, typed, expected):
+    monkeypatch.setattr(extension, "_mode", "native")
+    monkeypatch.setenv("TADPOLE_OPS", "torch")
+    extension.set_mode(typed)
+    assert extension.status("shencoder").mode == expected
+
+
 def test_torch_mode_builds_nothing(house):
     assert run(house, USE, TADPOLE_OPS="torch", PATH="") == ("False", "")
     assert not (house / "cache").exists()
 
 
-def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="native, torch"):
-        extension.set_mode("fast")
+def test_an_unknown_mode_is_refused(monkeypatch):
+    monkeypatch.setenv("TADPOLE_OPS", "slow")
+    for mode, source in (("fast", "--ops"), (None, "TADPOLE_OPS")):
+        with pytest.raises(ValueError, match=f"{source} must be one of native, torch"):
+            extension.set_mode(mode)
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(house):
