@@ -289,6 +289,22 @@ def test_what_is_not_understood_is_one_line_with_the_way_out(text, parts):
         assert part in line
 
 
+@pytest.mark.parametrize(
+    "text, near",
+    [
+        ("a forg", "; nearest: frog"),
+        ("a chiar", "; nearest: car, chair"),
+        ("a crown", ""),  # nothing but a colour is near, and what is missing is an object
+        ("a dragon with wings", ""),
+        ("a gree frog", "; nearest: green"),  # the object is there: not a tree
+    ],
+)
+def test_hint_is_what_the_sentence_may_have_meant_or_nothing(text, near):
+    with pytest.raises(ValueError) as caught:
+        parse(text)
+    assert f"'{near}. It knows" in str(caught.value)
+
+
 def test_every_word_of_every_prompt_is_in_the_vocabulary():
     known = set(vocabulary())
     for name in OBJECTS:

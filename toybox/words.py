@@ -42,6 +42,7 @@ OBJECTS = {
     "tree": Word(COLOURS["green"], has_front=False, synonyms=("fir", "pine")),
 }
 PHRASINGS = ("", "a photo of ", "a dslr photo of ", "a 3d model of ", "a rendering of ")
+SPELT_ALIKE = 0.7  # difflib's ratio from which a word may be a misspelling of another: one slip in four letters
 VIEWS = ("front", "side", "back", "overhead")
 _SYNONYMS = {synonym: name for name, word in OBJECTS.items() for synonym in word.synonyms}
 _FILLERS = {"a", "an", "the", "of", "photo", "dslr", "3d", "model", "rendering", "picture", "toy", "cute", "little"}
@@ -102,8 +103,8 @@ def canonical(text):
 
 def _explain(text, unknown, found, colours):
     if unknown:
-        known = [*OBJECTS, *COLOURS, *_SYNONYMS]
-        near = sorted({match for word in unknown for match in difflib.get_close_matches(word, known, 3, 0.5)})
+        known = COLOURS if found else [*OBJECTS, *_SYNONYMS]  # what else the sentence can lack
+        near = sorted({match for word in unknown for match in difflib.get_close_matches(word, known, 3, SPELT_ALIKE)})
         reason = f"does not know {', '.join(repr(word) for word in unknown)}"
         hint = f"; nearest: {', '.join(near)}" if near else ""
     elif len(found) != 1:
