@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from nerf import preflight
 from nerf.config import Config
-from nerf.preflight import DISK_NEEDED
 from nerf.select_guidance import torch_version
 
-NEEDED = ("numpy", "diffusers", "transformers", "safetensors", "imageio", "imageio-ffmpeg", "opencv-python-headless")
+NEEDED = ("numpy", "tqdm", "diffusers", "transformers", "safetensors", "imageio-ffmpeg", "opencv-python-headless")
 HELPFUL = {  # package -> what is lost without it
     "xatlas": "meshes get a simpler atlas",
     "fast-simplification": "meshes are not decimated",
     "tensorboardX": "no TensorBoard log",
-    "tqdm": "no progress bar",
 }
 OLDEST_PYTHON, OLDEST_TORCH = (3, 10), (2, 10)
 TOLERANCE = 1e-4  # between float32 kernels and their references, for values of about 1
@@ -55,7 +54,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield check_python(sys.version_info[:3])
     yield from check_packages(NEEDED, HELPFUL)
     yield check_prior(Path(config.guidance.toybox_dir))
-    yield check_disk(Path(config.run.workspace))
+    yield check_disk(config.run.workspace)
     found = check_torch(torch_version())
     yield found
     if found.level != "FAIL":
@@ -101,13 +100,13 @@ def check_prior(folder: Path) -> Finding:
     return Finding("ok", f"toybox prior: {count} files with the right hash in {folder}")
 
 
-def check_disk(workspace: Path) -> Finding:
-    """Room for a run."""
-    existing = next(folder for folder in (workspace.absolute(), *workspace.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < DISK_NEEDED:
-        return Finding("FAIL", f"disk: {free / 1e9:.1f} GB free in {existing}", "make room or use another --workspace")
-    return Finding("ok", f"disk: {free / 1e9:.1f} GB free in {existing}")
+def check_disk(workspace: str) -> Finding:
+    """Room for a run, in what is or can become a folder."""
+    try:
+        preflight.check_disk(workspace)
+    except ValueError as error:
+        return Finding("FAIL", f"disk: {error}", "use another --workspace")
+    return Finding("ok", f"disk: room for a run in {Path(workspace).absolute()}")
 
 
 def check_torch(version: str) -> Finding:

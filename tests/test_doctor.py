@@ -1,5 +1,6 @@
 """The doctor: each finding has the right level and a fix, and the exit status follows."""
 
+import ast
 import hashlib
 import shutil
 import sys
@@ -10,7 +11,7 @@ import torch
 
 import extension
 from nerf import doctor
-from nerf.config import Config
+from nerf.config import ROOT, Config
 
 
 @pytest.fixture
@@ -65,10 +66,30 @@ def test_missing_package_fails_and_a_helpful_one_warns():
     assert "no bar" in found[2].what and "requirements.txt" in found[1].fix
 
 
+def test_every_package_that_is_imported_at_the_top_of_a_file_is_needed():
+    own = {"main", "nerf", "guidance", "toybox", "common", "extension", *extension.NAMES}
+    files = [path for part in ("nerf", "guidance", "toybox") for path in (ROOT / part).rglob("*.py")]
+    found = set()
+    for node in (node for path in files for node in ast.parse(path.read_text()).body):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+    assert {"torch", "tqdm"} <= found
+    assert found - set(sys.stdlib_module_names) - own <= {"torch", *doctor.NEEDED}
+
+
 def test_full_disk_fails(tmp_path, monkeypatch):
-    assert doctor.check_disk(tmp_path / "new" / "folder").level == "ok"
+    assert doctor.check_disk(str(tmp_path / "new" / "folder")).level == "ok"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**8))
-    assert doctor.check_disk(tmp_path).level == "FAIL"
+    finding = doctor.check_disk(str(tmp_path))
+    assert finding.level == "FAIL" and "100 MB are free" in finding.what
+
+
+def test_workspace_inside_a_file_fails(tmp_path):
+    (tmp_path / "file").touch()
+    finding = doctor.check_disk(str(tmp_path / "file" / "out"))
+    assert finding.level == "FAIL" and "is a file" in finding.what and finding.fix
 
 
 def test_missing_compiler_is_a_warning_with_the_fix(monkeypatch):
