@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from nerf import checkpoint
 from nerf.config import PRESETS, Config, group_class, options, spelling
 from nerf.select_guidance import select_guidance
-from nerf.validate import validate
+from nerf.validate import validate, validate_values
 
 USAGE = 'python main.py --text "a frog" --workspace out [options]'
 EPILOG = (
@@ -35,7 +35,8 @@ NOT_YET = set(
     "--lambda_rgb --lambda_mask --lambda_normal --lambda_depth --gui --W --H --radius --fovy --light_theta --light_phi "
     "--max_spp".split()
 )
-NO_MEANING = {"--dont_override_stuff": "presets never override what is typed"}
+# Options of stable-dreamfusion that are accepted and change nothing: name -> why.
+NO_MEANING = {"dont_override_stuff": "presets never override what is typed"}
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -56,13 +57,15 @@ def parse(argv: Sequence[str]) -> Request:
     """
     notes: list[str] = []
     words, typed = _typed(argv, notes)
-    if words == ["doctor"]:
-        return Request(("doctor",), Config().updated(typed), tuple(notes))
+    commands = _commands(typed)
+    if words[:1] == ["doctor"]:
+        commands, words = ("doctor",), words[1:]
     if words:
         raise ValueError(f'unexpected {words[0]!r}: options begin with --, e.g. --text "a frog"')
-    validate(_configure({}, typed))
-    commands = _commands(typed)
-    if commands == ("train",):
+    validate_values(typed)
+    if commands == ("doctor",):  # of the run that needs no download, unless another is named
+        config, note = _configure({}, typed, typed.get("guidance", ("toybox",))), ""
+    elif commands == ("train",):
         config, note = _training(typed)
     else:
         config, note = _trained(commands, typed)
@@ -86,6 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
         section = parser.add_argument_group(group_class(group).__doc__)
         for option in fields(group_class(group)):
             _add_option(section, option)
+    section = parser.add_argument_group("accepted without effect")
+    for name, reason in NO_MEANING.items():
+        section.add_argument(f"--{name}", action="store_true", help=reason)
     return parser
 
 
@@ -159,13 +165,11 @@ def _file_arguments(path: str) -> list[str]:
 
 def _read(parser: argparse.ArgumentParser, tokens: list[str], notes: list[str]) -> tuple[list[str], dict[str, Any]]:
     tokens = [format(Decimal(t), "f") if NEGATIVE_NUMBER.fullmatch(t) else t for t in tokens]  # argparse reads no -1e-3
-    for name, reason in NO_MEANING.items():
-        if name in tokens:
-            tokens.remove(name)
-            notes.append(f"{name} has no effect: {reason}")
     _check_counts(parser, tokens)
     namespace, words = parser.parse_known_args(tokens)
-    return words, {k: tuple(v) if isinstance(v, list) else v for k, v in vars(namespace).items()}
+    typed = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(namespace).items()}
+    notes += [f"--{name} has no effect: {reason}" for name, reason in NO_MEANING.items() if typed.pop(name, False)]
+    return words, typed
 
 
 def _check_counts(parser: argparse.ArgumentParser, tokens: list[str]) -> None:

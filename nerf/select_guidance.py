@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +33,8 @@ def select_guidance(config: Config, typed: dict[str, Any]) -> tuple[tuple[str, .
 
 def has_accelerator(device: str = "auto") -> bool:
     """Whether training will run on a GPU: a driver is there, torch can use it, the user did not ask for cpu."""
-    if device == "cpu" or "+cpu" in torch_version():
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if device == "cpu" or hidden or "+cpu" in torch_version():
         return False
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 

@@ -1,32 +1,56 @@
-"""Whether the options make sense: ranges, counts, choices, and what they mean together. Touches no file."""
+"""Whether the options make sense: each by itself, together, and on this machine. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
+from nerf import select_guidance
 from nerf.config import Config, options, spelling
+from nerf.losses import LOSSES, FieldLoss
 
 # Choices of the tool this command line comes from that are not here, and what to take instead.
 NOT_YET = {
     "guidance": {"IF": "SD or toybox", "zero123": "SD or toybox", "clip": "SD or toybox"},
     "backbone": {"grid_tcnn": "grid, whose kernels need no tinycudann"},
 }
+# What bounds and choices cannot say: option -> (whether a value will do, what it needs to be).
+NEEDS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "text": (str.strip, 'what to make in words, e.g. "a frog"'),
+    "workspace": (str.strip, "the name of a folder"),
+    "ckpt": (str.strip, "latest, scratch, best, latest_model or a file"),
+    "device": (lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), "auto, cpu, cuda or cuda:<n>"),
+    "guidance": (lambda names: len(set(names)) == len(names), "different models"),
+    "hf_key": (str.strip, "a repo id or a diffusers folder"),
+    "level_dim": (lambda features: features in (1, 2, 4, 8), "one of 1, 2, 4, 8"),
+    "occupancy_resolution": (lambda cells: cells & (cells - 1) == 0, "a power of two from 4 to 1024"),
+    "decimate_target": (lambda faces: faces <= 0 or faces >= 4, "at least 4 faces, or 0 for all of them"),
+}
+FINEST = 2**22  # most cells of a level along a side (gridencoder/csrc/host.h)
 
 
 def validate(config: Config) -> None:
     """Raise ValueError, one line in the user's spelling, for the first option that makes no sense."""
-    values = config.flat()
-    for name, option in options().items():
-        meta, value = option.metadata, values[name]
+    validate_values(config.flat())
+    _check_together(config)
+
+
+def validate_values(values: dict[str, Any]) -> None:
+    """The same for each of these options by itself, whatever the others will be."""
+    for name, value in values.items():
+        meta = options()[name].metadata
         if value is None or meta["kind"] is bool:
             continue
         for item in value if isinstance(value, tuple) else (value,):
             _check_choice(name, meta["choices"], item)
         if meta["kind"] in (int, float):
             _check_numbers(name, meta, value)
-    _check_together(config)
+        will_do, what = NEEDS.get(name, (None, ""))
+        if will_do and not will_do(value):
+            got = _join(value) if isinstance(value, tuple) else repr(value)
+            raise ValueError(f"{spelling(name)} needs {what}, got {got}")
 
 
 def _check_choice(name: str, choices: tuple[str, ...], value: Any) -> None:
@@ -39,14 +63,17 @@ def _check_choice(name: str, choices: tuple[str, ...], value: Any) -> None:
 
 def _check_numbers(name: str, meta: dict[str, Any], value: Any) -> None:
     items = value if isinstance(value, tuple) else (value,)
-    low, high, above, count = meta["low"], meta["high"], meta["above"], meta["count"]
-    got = f"got {' '.join(str(item) for item in items)}"
-    if count and len(items) != count:
-        raise ValueError(f"{spelling(name)} needs {count} numbers, {got or 'got none'}")
+    low, high, above, below = meta["low"], meta["high"], meta["above"], meta["below"]
+    got = f"got {_join(items)}"
+    if meta["count"] and len(items) != meta["count"]:
+        raise ValueError(f"{spelling(name)} needs {meta['count']} numbers, {got}")
     if not all(math.isfinite(item) for item in items):
         raise ValueError(f"{spelling(name)} needs finite numbers, {got}")
     inside = all(
-        (low is None or item >= low) and (high is None or item <= high) and (above is None or item > above)
+        (low is None or item >= low)
+        and (high is None or item <= high)
+        and (above is None or item > above)
+        and (below is None or item < below)
         for item in items
     )
     if inside and (not meta["ascending"] or items[0] <= items[1]):
@@ -56,29 +83,20 @@ def _check_numbers(name: str, meta: dict[str, Any], value: Any) -> None:
 
 def _bounds(meta: dict[str, Any]) -> str:
     """0 < min <= max for a pair; at least 1, from 0 to 1 and the like for one value."""
-    low, high, above = meta["low"], meta["high"], meta["above"]
+    low, high, above, below = meta["low"], meta["high"], meta["above"], meta["below"]
     if meta["ascending"]:
         smallest = f"{low} <= " if low is not None else f"{above} < " if above is not None else ""
         return f"{smallest}min <= max" + (f" <= {high}" if high is not None else "")
     if low is not None and high is not None:
         return f"a value from {low} to {high}"
-    if high is not None:
-        return f"at most {high}"
-    return f"at least {low}" if low is not None else f"more than {above}"
+    words = {"at least": low, "more than": above, "at most": high, "less than": below}
+    return " and ".join(f"{word} {bound}" for word, bound in words.items() if bound is not None)
 
 
 def _check_together(config: Config) -> None:
-    run, guidance, training, model = config.run, config.guidance, config.training, config.model
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
-        raise ValueError(f"--device needs auto, cpu, cuda or cuda:<n>, got {run.device!r}")
-    if not run.workspace.strip():
-        raise ValueError("--workspace needs the name of a folder, got an empty one")
-    if not run.ckpt.strip():
-        raise ValueError("--ckpt needs latest, scratch, best, latest_model or a file, got an empty name")
-    if guidance.hf_key is not None and not guidance.hf_key.strip():
-        raise ValueError("--hf_key needs a repo id, a diffusers folder or a .safetensors file, got an empty name")
-    if len(set(guidance.guidance)) != len(guidance.guidance):
-        raise ValueError(f"--guidance needs different models, got {' '.join(guidance.guidance)}")
+    run, guidance, training = config.run, config.guidance, config.training
+    if run.device.startswith("cuda") and not select_guidance.has_accelerator(run.device):
+        raise ValueError(f"--device {run.device} needs a GPU that torch can use, got none: use --device cpu or auto")
     if guidance.t_anneal and not guidance.t_range[0] <= guidance.t_anneal <= guidance.t_range[1]:
         raise ValueError(
             f"--t_anneal needs 0 (off) or a value inside --t_range {_join(guidance.t_range)}, got {guidance.t_anneal}"
@@ -86,15 +104,23 @@ def _check_together(config: Config) -> None:
     first, last = training.exp_start_iter or 0, training.exp_end_iter or training.iters
     if first >= last:
         raise ValueError(f"--exp_start_iter needs a step before the last one of the schedules ({last}), got {first}")
-    if model.level_dim not in (1, 2, 4, 8):
-        raise ValueError(f"--level_dim needs one of 1, 2, 4, 8, got {model.level_dim}")
-    if model.desired_resolution < model.base_resolution:
+    _check_grid(config)
+
+
+def _check_grid(config: Config) -> None:
+    """The levels of the hash grid exist, and so does the grid itself where something asks for it."""
+    model, bound = config.model, config.marching.bound
+    if model.backbone == "vanilla":
+        for name, loss in LOSSES.items():
+            if isinstance(loss, FieldLoss) and (weight := getattr(config.losses, f"lambda_{name}")):
+                raise ValueError(f"--lambda_{name} {weight} needs --backbone grid, got vanilla, which has no grid")
+        return
+    finest = round(model.desired_resolution * bound)
+    if not model.base_resolution <= finest <= FINEST:
         raise ValueError(
-            f"--desired_resolution needs at least --base_resolution {model.base_resolution}, "
-            f"got {model.desired_resolution}"
+            f"--desired_resolution times --bound needs a value from {model.base_resolution} (--base_resolution) to "
+            f"{FINEST}, got {model.desired_resolution} * {bound:g} = {finest}"
         )
-    if run.text is not None and not run.text.strip():
-        raise ValueError('--text is empty: say what to make, e.g. --text "a frog"')
 
 
 def _join(values: tuple[Any, ...]) -> str:

@@ -96,6 +96,12 @@ def test_toybox_preset_applies_where_toybox_is_chosen_and_typed_values_win_over_
     assert len(request.notes) == 1 and "toybox" in request.notes[0]
 
 
+def test_typed_values_are_judged_with_the_preset_they_will_meet():
+    assert parse("--desired_resolution", "12").model.base_resolution == PRESETS["toybox"]["base_resolution"] < 12
+    with pytest.raises(ValueError, match="from 16 .--base_resolution. to .* = 12"):
+        parse("--desired_resolution", "12", "--guidance", "SD")
+
+
 def test_stable_diffusion_keeps_the_known_defaults():
     assert parse("--guidance", "SD").training == Config().training
 
@@ -132,6 +138,8 @@ def test_options_without_meaning_are_accepted_and_say_so():
     request = cli.parse([*FROG, "--taichi_ray", "--backbone", "grid_taichi", "--dont_override_stuff", "--ckpt", "best"])
     for name in ("--taichi_ray", "--backbone grid_taichi", "--dont_override_stuff", "--ckpt best"):
         assert sum(note.startswith(name) for note in request.notes) == 1
+    for name, reason in cli.NO_MEANING.items():
+        assert re.search(rf"--{name} +{reason}", cli.build_parser().format_help())
 
 
 # ---- which command
@@ -174,7 +182,7 @@ def test_scratch_keeps_the_old_run_aside(trained, monkeypatch):
     stand_in = namedtuple("commands", "run_training run_test run_six_views run_save_mesh")(*[lambda config: None] * 4)
     monkeypatch.setitem(sys.modules, "nerf.commands", stand_in)
     monkeypatch.setattr("nerf.commands", stand_in, raising=False)
-    monkeypatch.setattr(preflight, "check_prior", lambda folder: None)
+    monkeypatch.setattr(preflight, "check_prior", lambda *_: None)
     assert main.main([*FROG, "--workspace", str(trained), "--ckpt", "scratch"]) == 0
     assert checkpoint.find(trained / "old-1") and not checkpoint.find(trained)
 
@@ -206,8 +214,8 @@ def test_debug_shows_the_traceback():
 
 BAD_INPUT = [
     ("", "--text is needed"),
-    ("--text ''", "--text is empty"),
-    ("--text ' '", "--text is empty"),
+    ("--text ''", "--text needs what to make in words, e.g. \"a frog\", got ''"),
+    ("--text ' '", "--text needs what to make in words, e.g. \"a frog\", got ' '"),
     ("--text a frog", "--text needs one value, got 2: put quotes around 'a frog'"),
     ("--text 'a cathedral'", "--text 'a cathedral': the embedded prior (Toybox) does not know 'cathedral'"),
     ("--radius_range 4.0 2.0", "--radius_range needs 0 < min <= max, got 4.0 2.0"),
@@ -231,6 +239,12 @@ BAD_INPUT = [
     ("-X", "unknown option -X"),
     ("--fp16=1", "--fp16 takes no value, got '1'"),
     ("frog", "unexpected 'frog'"),
+    ("doctor extra", "unexpected 'extra'"),
+    ("doctor --iters 0", "--iters needs at least 1, got 0"),
+    ("doctor --desired_resolution 4", "--desired_resolution times --bound needs a value from 8 (--base_resolution)"),
+    ("--text 'a frog' --lambda_tv 1 --backbone vanilla", "--lambda_tv 1.0 needs --backbone grid, got vanilla"),
+    ("--save_mesh --decimate_target 2", "--decimate_target needs at least 4 faces, or 0 for all of them, got 2"),
+    ("--dont_override_stuff=1", "--dont_override_stuff takes no value, got '1'"),
     ("--file no/such.txt", "--file no/such.txt: No such file or directory"),
     ("--text 'a frog' --workspace main.py", "--workspace needs a folder, got 'main.py'"),
     ("--test --workspace main.py", "--workspace needs a folder, got 'main.py'"),

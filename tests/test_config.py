@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from nerf import select_guidance
 from nerf.config import PRESETS, ROOT, Config, options, spelling
 from nerf.validate import validate
 
@@ -92,6 +93,7 @@ def test_another_name_of_the_same_backbone_has_the_same_fingerprint():
     assert set_options(backbone="grid_taichi").fingerprint() == set_options(backbone="grid").fingerprint()
 
 
+FINEST = "--desired_resolution times --bound needs a value from"
 BAD_VALUES = [
     (dict(radius_range=(4.0, 2.0)), "--radius_range needs 0 < min <= max, got 4.0 2.0"),
     (dict(radius_range=(-1.0, 2.0)), "--radius_range needs 0 < min <= max, got -1.0 2.0"),
@@ -107,15 +109,29 @@ BAD_VALUES = [
     (dict(latent_iter_ratio=1.5), "--latent_iter_ratio needs a value from 0 to 1, got 1.5"),
     (dict(negative_w=1.0), "--negative_w needs at most 0, got 1.0"),
     (dict(level_dim=3), "--level_dim needs one of 1, 2, 4, 8, got 3"),
-    (dict(desired_resolution=8), "--desired_resolution needs at least --base_resolution 16, got 8"),
+    (dict(occupancy_resolution=100), "--occupancy_resolution needs a power of two from 4 to 1024, got 100"),
+    (dict(occupancy_resolution=2048), "--occupancy_resolution needs a value from 4 to 1024, got 2048"),
+    (dict(desired_resolution=8), f"{FINEST} 16 (--base_resolution) to 4194304, got 8 * 1 = 8"),
+    (dict(desired_resolution=10**7), f"{FINEST} 16 (--base_resolution) to 4194304, got 10000000 * 1 = 10000000"),
+    (dict(bound=0.001), f"{FINEST} 16 (--base_resolution) to 4194304, got 2048 * 0.001 = 2"),
+    (dict(bound=1e4), f"{FINEST} 16 (--base_resolution) to 4194304, got 2048 * 10000 = 20480000"),
+    (dict(bound=1e6), "--bound needs more than 0 and at most 32768, got 1000000.0"),
+    (dict(bound=0.0), "--bound needs more than 0 and at most 32768, got 0.0"),
+    (dict(ema_decay=1.0), "--ema_decay needs at least 0 and less than 1, got 1.0"),
+    (dict(angle_front=0.0), "--angle_front needs more than 0 and at most 180, got 0.0"),
+    (dict(decimate_target=1), "--decimate_target needs at least 4 faces, or 0 for all of them, got 1"),
+    (dict(decimate_target=3), "--decimate_target needs at least 4 faces, or 0 for all of them, got 3"),
+    (dict(lambda_tv=1.0, backbone="vanilla"), "--lambda_tv 1.0 needs --backbone grid, got vanilla"),
+    (dict(lambda_wd=0.5, backbone="vanilla"), "--lambda_wd 0.5 needs --backbone grid, got vanilla"),
+    (dict(device="cuda:1"), "--device cuda:1 needs a GPU that torch can use, got none"),
     (dict(exp_start_iter=10, iters=10), "--exp_start_iter needs a step before the last one of the schedules (10)"),
     (dict(backbone="mlp"), "--backbone needs one of grid, vanilla, grid_taichi, got 'mlp'"),
     (dict(backbone="grid_tcnn"), "--backbone grid_tcnn is not supported yet"),
     (dict(guidance=("IF",)), "--guidance IF is not supported yet: use SD or toybox"),
     (dict(guidance=("SD", "SD")), "--guidance needs different models, got SD SD"),
     (dict(device="gpu"), "--device needs auto, cpu, cuda or cuda:<n>, got 'gpu'"),
-    (dict(text=" "), "--text is empty"),
-    (dict(hf_key=""), "--hf_key needs a repo id"),
+    (dict(text=" "), "--text needs what to make in words, e.g. \"a frog\", got ' '"),
+    (dict(hf_key=""), "--hf_key needs a repo id or a diffusers folder, got ''"),
     (dict(workspace=""), "--workspace needs the name of a folder"),
     (dict(ckpt=""), "--ckpt needs latest"),
 ]
@@ -124,11 +140,52 @@ BAD_VALUES = [
 @pytest.mark.parametrize(
     "values, message", BAD_VALUES, ids=[next(iter(v)) + f"-{i}" for i, (v, _) in enumerate(BAD_VALUES)]
 )
-def test_bad_value_is_one_line_that_says_what_came(values, message):
+def test_bad_value_is_one_line_that_says_what_came(monkeypatch, values, message):
+    monkeypatch.setattr(select_guidance, "has_accelerator", lambda device: False)
     with pytest.raises(ValueError) as error:
         validate(set_options(**values))
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        dict(bound=32768.0, desired_resolution=128),  # 16 cascades, and a finest level of 2^22 cells
+        dict(bound=1e4, backbone="vanilla"),  # no levels
+        dict(bound=0.01, base_resolution=2),
+        dict(decimate_target=4),
+        dict(decimate_target=-1),
+        dict(lambda_tv=1.0, lambda_wd=1.0),
+        dict(ema_decay=0.0),
+        dict(angle_front=180.0),
+        dict(device="cuda:1"),
+    ],
+    ids=str,
+)
+def test_value_at_the_edge_of_what_works_is_taken(monkeypatch, values):
+    monkeypatch.setattr(select_guidance, "has_accelerator", lambda device: True)
+    validate(set_options(**values))
+
+
+@pytest.mark.parametrize(
+    "version, visible, device, expected",
+    [
+        ("2.13.0", None, "auto", True),
+        ("2.13.0+cu130", "0", "cuda:1", True),
+        ("2.13.0", None, "cpu", False),
+        ("2.13.0+cpu", None, "cuda", False),
+        ("2.13.0", "", "cuda", False),
+        ("2.13.0", "-1", "auto", False),
+    ],
+)
+def test_accelerator_is_one_that_torch_can_use(monkeypatch, version, visible, device, expected):
+    monkeypatch.setattr(select_guidance, "torch_version", lambda: version)
+    monkeypatch.setattr(select_guidance.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert select_guidance.has_accelerator(device) is expected
 
 
 def test_spelling_is_what_the_user_types():
