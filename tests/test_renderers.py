@@ -181,7 +181,7 @@ def test_every_parameter_gets_a_gradient(build, mode, normal_mode):
 
 
 def test_the_vanilla_field_renders_and_learns():
-    renderer = packed(VanillaField(degree=3, hidden_dim=8, num_layers=3, blob_radius=0.5))
+    renderer = packed(VanillaField(degree=3, hidden_dim=8, num_layers=1, blob_radius=0.5))
     out = renderer.render(scenes.cameras(height=8, width=8), Shading("lambertian"))
     assert out.opacity.max() > 0.5
     out.rgb.square().sum().backward()
@@ -294,6 +294,15 @@ def test_the_state_of_a_renderer_holds_its_occupancy():
     other.load_state_dict(one.state_dict())
     cameras = scenes.cameras(height=8, width=8)
     assert torch.equal(one.render(cameras).rgb, other.render(cameras).rgb)
+
+
+@pytest.mark.parametrize("made, opened", [(packed, stratified), (stratified, packed)])
+def test_the_state_of_one_renderer_opens_in_another(made, opened):
+    one, elsewhere = made(scenes.Ball()), opened(scenes.Ball(centre=(9.0, 9.0, 9.0)))  # outside of the box
+    elsewhere.load_state_dict(one.state_dict())
+    cameras = scenes.cameras(height=64, width=64)
+    found, expected = (float(r.render(cameras).opacity.sum()) for r in (elsewhere, opened(scenes.Ball())))
+    assert found == pytest.approx(expected, rel=0.02)  # of cells at the rim two grids have seen different points
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from nerf.types import Rays, RaySamples
 from raymarching import composite_rays_train, march_rays_train
 
 MIN_TRANSMITTANCE = 1e-4  # a ray ends where less than this of the light comes through
+LOOKS = 4  # random points of each cell at which a lost occupancy grid is found again
 CPU_ROUND = (
     16  # samples of each ray between two looks at which rays have ended; on a GPU looking costs more than sampling
 )
@@ -74,6 +76,17 @@ class RaymarchRenderer(Renderer):
             decay=decay,
             warmup_updates=warmup_updates,
         )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As in torch; where there is no occupancy grid (another renderer's state) it is found again from the field."""
+        found = any(name.startswith("occupancy.") for name in state_dict)
+        grid = {} if found else {f"occupancy.{name}": value for name, value in self.occupancy.state_dict().items()}
+        result = super().load_state_dict({**state_dict, **grid}, strict, assign)
+        if not found:
+            generator = torch.Generator().manual_seed(0)
+            for _ in range(LOOKS):
+                self.occupancy.update(self.field.density, generator=generator)
+        return result
 
     def update(self, step: int, *, generator: torch.Generator | None = None) -> None:
         """Look at the field again every `update_interval` steps, step 0 included."""

@@ -7,6 +7,9 @@ lengths of a ray's samples always add up to far - near.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +90,11 @@ class StratifiedRenderer(Renderer):
         if num_steps < 1 or upsample_steps < 0:
             raise ValueError(f"a ray needs num_steps >= 1 and upsample_steps >= 0, got {num_steps} {upsample_steps}")
         self.num_steps, self.upsample_steps = num_steps, upsample_steps
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As in torch; the occupancy grid of a packed renderer is left out."""
+        own = {name: value for name, value in state_dict.items() if not name.startswith("occupancy.")}
+        return super().load_state_dict(own, strict, assign)
 
     def integrate(self, rays: Rays, request: Request) -> Integral:
         t, sigmas, albedo = self._evaluate(rays, request.generator)
