@@ -22,10 +22,12 @@ USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return the exit status; an error of the user is one line on stderr."""
+    request = None
     try:
-        return run(cli.parse(argv))
+        request = cli.parse(argv)
+        return run(request)
     except KeyboardInterrupt:
-        return complain("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+        return complain(f"interrupted{how_to_go_on(request)}", INTERRUPTED)
     except Exception as error:
         if "--debug" in argv:
             raise
@@ -49,9 +51,6 @@ def run(request: cli.Request) -> int:
     preflight(request.commands, config)
     for note in request.notes:
         print(note, file=sys.stderr, flush=True)
-    if "train" in request.commands and config.run.ckpt == "scratch":
-        if moved := checkpoint.set_aside(config.run.workspace):
-            print(f"--ckpt scratch: the old run is kept in {moved}", file=sys.stderr, flush=True)
 
     from nerf import commands
 
@@ -66,10 +65,21 @@ def run(request: cli.Request) -> int:
     return 0
 
 
+def how_to_go_on(request: cli.Request | None) -> str:
+    """What an interrupted training run left to go on from; "" without a checkpoint."""
+    if request is None or "train" not in request.commands:
+        return ""
+    path = checkpoint.find(request.config.run.workspace)
+    typed = "" if request.config.run.ckpt in ("latest", "best") else " with --ckpt latest"
+    return f"; the same command{typed} goes on from {path}" if path else ""
+
+
 def explain(error: Exception) -> int | None:
     """Print what the user can do about an error and return the exit status; None: it is a fault of this program."""
     if isinstance(error, ValueError):
         return complain(error, USER_ERROR)
+    if isinstance(error, ModuleNotFoundError):
+        return complain(f"{error}: pip install -r requirements.txt", FAILURE)
     if isinstance(error, OSError):
         return complain(error, FAILURE)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import extension
-from nerf import evaluate
+from nerf import checkpoint, evaluate
 from nerf.build import build_device, build_trainer, load_trained
 from nerf.config import Config
 from nerf.export import MeshOptions, save_mesh
@@ -33,6 +34,8 @@ def run_training(config: Config) -> None:
     with phases("load"):
         trainer = build_trainer(config, device)
         trainer.validate = lambda step: validate(config, trainer.renderer, step)
+    if config.run.ckpt == "scratch" and (moved := checkpoint.set_aside(workspace)):  # now nothing stops the new run
+        print(f"--ckpt scratch: the old run is kept in {moved}", file=sys.stderr, flush=True)
     write_bytes(workspace / "config.json", (json.dumps(config.flat(), indent=2) + "\n").encode())
     print(_describe(config, trainer), flush=True)
     with phases("train"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -107,13 +109,18 @@ def smooth(mesh: Mesh, iterations: int = 5) -> Mesh:
 def decimate(mesh: Mesh, target: int) -> Mesh:
     """At most `target` faces, by quadric error edge collapse (Garland and Heckbert 1997), cleaned.
 
+    Without fast_simplification all faces stay, and a line on stderr says so.
+
     Raises:
         ValueError: `target` is below 4, the fewest faces of a closed mesh.
     """
-    import fast_simplification
-
     if target < 4:
         raise ValueError(f"--decimate_target needs at least 4 faces, got {target}")
+    try:
+        import fast_simplification
+    except ModuleNotFoundError as error:
+        print(f"the mesh keeps all its faces ({error}): pip install -r requirements.txt", file=sys.stderr, flush=True)
+        return clean(mesh)
     result = mesh
     # Gently first, which keeps the mesh closed; more eagerly, and aiming lower, only if that stops above the target.
     for aggressiveness, share in ((5, 1), (7, 0.95), (10, 0.9), (12, 0.7), (14, 0.5)):

@@ -19,32 +19,38 @@ PACKAGES = ("torch", "numpy", "diffusers", "transformers", "huggingface_hub")
 
 
 class RunLog:
-    """Metrics by step, in workspace/log.jsonl and workspace/run (TensorBoard). A context manager.
+    """Metrics by step, in workspace/log.jsonl and, with tensorboardX, workspace/run. A context manager.
 
     Args:
         step: Steps done; what a run that was wound back had logged after it is dropped.
     """
 
     def __init__(self, workspace: Path, step: int):
-        from tensorboardX import SummaryWriter
-
         path = workspace / "log.jsonl"
         kept = [line for line in _lines(path) if line["step"] <= step]
         write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = open(path, "a", buffering=1)  # line by line: readable while it trains
-        self._board = SummaryWriter(str(workspace / "run"), purge_step=step, flush_secs=10)
+        try:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workspace / "run"), purge_step=step, flush_secs=10)
+        except ModuleNotFoundError as error:
+            print(f"no TensorBoard log ({error}): pip install -r requirements.txt", file=sys.stderr, flush=True)
+            self._board = None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 class Phases:

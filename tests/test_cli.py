@@ -178,15 +178,6 @@ def test_main_runs_the_commands_in_order(trained, monkeypatch):
     assert calls == ["run_test", "run_save_mesh"]
 
 
-def test_scratch_keeps_the_old_run_aside(trained, monkeypatch):
-    stand_in = namedtuple("commands", "run_training run_test run_six_views run_save_mesh")(*[lambda config: None] * 4)
-    monkeypatch.setitem(sys.modules, "nerf.commands", stand_in)
-    monkeypatch.setattr("nerf.commands", stand_in, raising=False)
-    monkeypatch.setattr(preflight, "check_prior", lambda *_: None)
-    assert main.main([*FROG, "--workspace", str(trained), "--ckpt", "scratch"]) == 0
-    assert checkpoint.find(trained / "old-1") and not checkpoint.find(trained)
-
-
 def test_interruption_has_a_status_of_its_own(monkeypatch, capsys):
     def interrupt(argv):
         raise KeyboardInterrupt

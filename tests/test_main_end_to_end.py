@@ -11,7 +11,9 @@ import time
 
 import pytest
 
+import main
 import tiny_diffusion
+from nerf import checkpoint
 from nerf.config import ROOT
 
 LIMIT = 300  # seconds a process may take before the test gives up; it needs about 8
@@ -73,6 +75,7 @@ def test_a_sentence_becomes_a_video_and_a_mesh(trained):
     "command, names",
     [
         ("--test", RESULTS),
+        ("--test --ops torch", RESULTS),  # another renderer than the one that trained it
         ("--six_views", ["results/six_views.png", "results/six_views_front.png", "results/six_views_bottom.png"]),
         ("--save_mesh", MESH),
     ],
@@ -81,32 +84,65 @@ def test_a_trained_run_is_shown_and_exported_without_typing_its_options_again(tr
     workspace, _ = trained
     for name in names:
         (workspace / name).unlink(missing_ok=True)
-    status, _, err = call(workspace, command)
+    status, _, err = call(workspace, *command.split())
     assert status == 0, err
     assert not missing(workspace, names)
     assert "made for 'a frog'" in err
 
 
-def test_the_torch_references_do_the_whole_job(prior, tmp_path):
-    status, out, err = train(tmp_path, prior, "--ops", "torch", environment={**os.environ, "PATH": str(tmp_path)})
+@pytest.mark.parametrize("argv, environment", [(["--ops", "torch"], {}), ([], {"TADPOLE_OPS": "torch"})])
+def test_the_torch_references_do_the_whole_job(prior, tmp_path, argv, environment):
+    environment = {**os.environ, **environment, "PATH": str(tmp_path)}
+    status, out, err = train(tmp_path, prior, *argv, environment=environment)
     assert status == 0, err
     assert "operators in plain torch" in out and "warning" not in err
     assert not missing(tmp_path, [*LEFT_BEHIND, *RESULTS, *MESH])
 
 
-def test_without_a_compiler_one_line_says_so_and_the_job_is_done(prior, tmp_path):
-    empty = tmp_path / "empty"
-    empty.mkdir()
+@pytest.mark.parametrize(
+    "compiler, message", [({"PATH": ""}, "no C++ compiler"), ({"CXX": "/bin/false"}, "failed")], ids=["none", "broken"]
+)
+def test_without_a_compiler_one_line_says_so_and_the_job_is_done(prior, tmp_path, compiler, message):
     # Libraries beside the packages (scripts/install_ext.sh) would need no compiler either.
     if list(ROOT.glob("*/_C.*.so")):
         pytest.skip("extensions are installed ahead of time")
     environment = {name: value for name, value in os.environ.items() if name not in ("CXX", "TADPOLE_OPS")}
-    environment |= {"PATH": str(empty), "TADPOLE_CACHE": str(tmp_path / "cache")}
+    environment |= {"TADPOLE_CACHE": str(tmp_path / "cache"), **compiler}
     status, out, err = train(tmp_path / "out", prior, environment=environment)
     assert status == 0, err
     warnings = [line for line in err.splitlines() if "warning" in line.lower()]
-    assert len(warnings) == 1 and "no C++ compiler" in warnings[0]
+    assert len(warnings) == 1 and message in warnings[0]
     assert not missing(tmp_path / "out", [*LEFT_BEHIND, *RESULTS, *MESH])
+
+
+@pytest.mark.parametrize(
+    "argv, saved, words",
+    [
+        ([], False, "interrupted"),
+        ([], True, "interrupted; the same command goes on from {}"),
+        (["--ckpt", "scratch"], True, "interrupted; the same command with --ckpt latest goes on from {}"),
+    ],
+)
+def test_ctrl_c_says_what_there_is_to_go_on_from(tmp_path, monkeypatch, capsys, argv, saved, words):
+    meta = {"step": 3, "text": "a frog", "architecture": {}}
+    path = checkpoint.save(tmp_path / "checkpoints", {}, meta) if saved else None
+    monkeypatch.setattr(main, "run", failing(KeyboardInterrupt))
+    status = main.main(["--text", "a frog", "--guidance", "toybox", "--workspace", str(tmp_path), *argv])
+    assert (status, capsys.readouterr().err) == (130, f"main.py: {words.format(path)}\n")
+
+
+def test_a_missing_package_is_one_line_that_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(main.cli, "parse", failing(ModuleNotFoundError("No module named 'diffusers'")))
+    assert main.main([]) == 1
+    line = "main.py: No module named 'diffusers': pip install -r requirements.txt\n"
+    assert capsys.readouterr().err == line
+
+
+def failing(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 def test_ctrl_c_saves_and_the_same_command_finishes(prior, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -276,3 +277,11 @@ def test_meshing_is_deterministic():
         decimate(smooth(extract(blobs_with_rod, resolution=40, bound=1.0, progress=False)), 500) for _ in range(2)
     )
     assert torch.equal(first.vertices, second.vertices) and torch.equal(first.faces, second.faces)
+
+
+def test_without_the_decimator_all_faces_stay_and_one_line_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "fast_simplification", None)
+    mesh = ball_mesh(9)
+    assert len(decimate(mesh, 20).faces) == len(clean(mesh).faces) > 20
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fast_simplification" in line and line.endswith("pip install -r requirements.txt")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tiny_diffusion
-from nerf import commands
+from nerf import build, checkpoint, commands
 from nerf.config import Config
 from nerf.export.files import to_uint8
 from nerf.fields import HashGridField
@@ -173,6 +173,26 @@ def test_a_whole_run_leaves_video_mesh_and_an_account_of_itself(prior, tmp_path)
         assert (tmp_path / "mesh" / name).stat().st_size > 0
     mesh = trimesh.load(tmp_path / "mesh" / "mesh.glb", force="mesh")
     assert len(mesh.faces) == report["mesh"]["faces"] and np.abs(mesh.vertices).max() <= 1
+
+
+def test_scratch_keeps_the_old_run_aside_once_nothing_can_stop_the_new_one(prior, tmp_path, monkeypatch, capsys):
+    checkpoint.save(tmp_path / "checkpoints", {"a": 1}, {"step": 7, "text": "a frog", "architecture": {}})
+    config = run_config(prior, tmp_path, ckpt="scratch", iters=1, save_mesh=False)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no such prior"):
+        patch.setattr(build, "build_guidance", failing("no such prior"))
+        commands.run_training(config)
+    assert checkpoint.find(tmp_path).name == "step_000007.pt" and not (tmp_path / "old-1").exists()
+    commands.run_training(config)
+    assert checkpoint.find(tmp_path / "old-1").name == "step_000007.pt"
+    assert checkpoint.find(tmp_path).name == "step_000001.pt"
+    assert f"the old run is kept in {tmp_path / 'old-1'}" in capsys.readouterr().err
+
+
+def failing(message):
+    def fail(*_):
+        raise ValueError(message)
+
+    return fail
 
 
 def test_an_empty_scene_is_one_line_with_its_densities(prior, tmp_path, monkeypatch):
