@@ -81,11 +81,14 @@ def read_meta(path: str | Path) -> dict[str, Any]:
         raise _damaged(path, error) from None
 
 
-def check(path: str | Path, expected: dict[str, Any]) -> dict[str, Any]:
+def check(path: str | Path, expected: dict[str, Any], **options: Any) -> dict[str, Any]:
     """The meta data of a checkpoint that agrees with `expected` (`Config.fingerprint()`), without torch.
 
+    Args:
+        options: More that it must have been made with, where it matters.
+
     Raises:
-        ValueError: damaged, of another prompt, or of another architecture.
+        ValueError: damaged, of another prompt, or of another architecture or option.
     """
     meta = read_meta(path)
     if meta.get("text") != expected["text"]:
@@ -93,8 +96,8 @@ def check(path: str | Path, expected: dict[str, Any]) -> dict[str, Any]:
             f"{path} was made for --text {meta.get('text')!r}, not {expected['text']!r}: "
             f"use another --workspace, {_SCRATCH}"
         )
-    stored = meta.get("architecture", {})
-    for name, value in expected["architecture"].items():
+    stored = meta.get("config", {}) | meta.get("architecture", {})
+    for name, value in (expected["architecture"] | options).items():
         if stored.get(name) != value:
             raise ValueError(
                 f"{path} was made with --{name} {stored.get(name)}, not {value}: "

@@ -44,6 +44,14 @@ def scale_lr(optimizer: Optimizer, factor: float) -> None:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
+def resume(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Go on from a `state_dict`, with the learning rates that `optimizer` was made with: --lr may be typed anew."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["initial_lr"] = rate
+
+
 class Adan(Optimizer):
     """Adaptive Nesterov momentum (arXiv:2208.06677, algorithm 1), with the bias corrections of its authors' code.
 

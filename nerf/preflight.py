@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from nerf import checkpoint
+from nerf import checkpoint, select_guidance
 from nerf.config import Config
 
+RENDERED = 4  # channels of a rendering that is itself read as latents: normals and opacity
 DISK_NEEDED = 500e6  # bytes: two checkpoints of the default model, pictures, videos and a mesh
 
 
@@ -23,15 +26,18 @@ def preflight(commands: Sequence[str], config: Config) -> None:
     check_disk(config.run.workspace)
     path = checkpoint.find(config.run.workspace, config.run.ckpt)
     if path is not None:
-        checkpoint.check(path, config.fingerprint())
+        goes_on = "train" in commands and config.run.ckpt != "latest_model"  # which takes the weights alone
+        checkpoint.check(path, config.fingerprint(), **({"optim": config.training.optim} if goes_on else {}))
+    if "train" in commands or "test" in commands:
+        check_video()
     if "train" in commands and "toybox" in config.guidance.guidance:
-        check_prior(config.guidance.toybox_dir)
+        check_prior(config.guidance.toybox_dir, config.training.latent_iter_ratio)
     check_writable(config.run.workspace)
     if "train" in commands and "SD" in config.guidance.guidance:
         from guidance import weights
 
         sources = weights.resolve(config.guidance.sd_version, config.guidance.hf_key)
-        weights.locate(sources, config.training.fp16)
+        weights.locate(sources, half=select_guidance.has_accelerator(config.run.device))  # there it runs in fp16
 
 
 def check_disk(workspace: str) -> None:
@@ -48,6 +54,12 @@ def check_disk(workspace: str) -> None:
         )
 
 
+def check_video() -> None:
+    """The writer of the turntable is installed: it is first used when the training is over."""
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise ValueError("the turntable needs imageio_ffmpeg, which is not installed: pip install -r requirements.txt")
+
+
 def check_writable(workspace: str) -> None:
     """Create the workspace and a file in it, for a moment."""
     try:
@@ -59,10 +71,17 @@ def check_writable(workspace: str) -> None:
         raise ValueError(f"--workspace {workspace} cannot be written ({reason}): take another folder") from None
 
 
-def check_prior(folder: str) -> None:
-    """A diffusers model lies in the folder."""
+def check_prior(folder: str, latent_iter_ratio: float) -> None:
+    """A diffusers model lies in the folder, and it can judge latents if the run has some."""
     if not (Path(folder) / "model_index.json").is_file():
         raise ValueError(
             f"--toybox_dir {folder} holds no diffusers model (model_index.json is missing): "
             "restore toybox/prior from the repository, or use --guidance SD"
+        )
+    unet = Path(folder) / "unet" / "config.json"
+    channels = json.loads(unet.read_text())["in_channels"] if latent_iter_ratio and unet.is_file() else RENDERED
+    if channels != RENDERED:
+        raise ValueError(
+            f"--latent_iter_ratio {latent_iter_ratio} renders latents of {RENDERED} channels, and the model in "
+            f"{folder} has {channels}: use --latent_iter_ratio 0 with it"
         )

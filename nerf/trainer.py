@@ -19,7 +19,7 @@ from guidance.types import GuidanceBatch, GuidanceOutput
 from nerf import checkpoint, losses
 from nerf.cameras import sample_views
 from nerf.export.files import png_bytes, to_uint8, write_bytes
-from nerf.optim import EMA, lr_factor, scale_lr
+from nerf.optim import EMA, lr_factor, resume, scale_lr
 from nerf.renderers.base import Renderer
 from nerf.runlog import RunLog
 from nerf.schedule import Plan, Schedule
@@ -147,7 +147,7 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.renderer.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        resume(self.optimizer, state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self.step = state["step"]
 

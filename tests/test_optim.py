@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from nerf import optim
-from nerf.optim import EMA, Adan, get_optimizer, lr_factor, scale_lr
+from nerf.optim import EMA, Adan, get_optimizer, lr_factor, resume, scale_lr
 
 
 def adan_by_hand(start, gradients, lr, betas, eps, weight_decay, max_norm):
@@ -180,6 +180,15 @@ def test_scaling_starts_from_the_first_rate_every_time_and_after_a_resume():
     for o in (optimizer, resumed):
         scale_lr(o, 0.25)
         assert o.param_groups[0]["lr"] == 0.5
+
+
+def test_a_resumed_optimizer_has_the_rates_it_was_made_with():
+    optimizer = Adan([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 2.0}])
+    scale_lr(optimizer, 0.5)
+    faster = Adan([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 8.0}])
+    resume(faster, copy.deepcopy(optimizer.state_dict()))
+    scale_lr(faster, 0.5)
+    assert faster.param_groups[0]["lr"] == 4.0
 
 
 def module(value=0.0):

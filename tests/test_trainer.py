@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 import tiny_diffusion
-from nerf import checkpoint, commands, trainer
+from nerf import build, checkpoint, commands, trainer
 from nerf.config import Config
+from nerf.runlog import RunLog
 from tiny_run import STEPS, final, interrupt_at, logged, maker, watch_steps, weights
 
 
@@ -74,6 +76,30 @@ def test_the_stratified_renderer_resumes_exactly_too(make):
     assert final(resumed) == expected
 
 
+@pytest.mark.parametrize("first, then", [(True, False), (False, True)], ids=["packed first", "stratified first"])
+def test_a_run_goes_on_and_is_shown_with_another_renderer(make, first, then):
+    made = make(cuda_ray=first)
+    interrupt_at(made, 2)
+    made.train()
+    resumed = make(cuda_ray=then)
+    assert resumed.step == 2
+    assert all(torch.equal(value, weights(made)[name]) for name, value in weights(resumed).items())
+    assert resumed.train()
+    shown = build.load_trained(Config().updated({**resumed.meta["config"], "cuda_ray": first}))
+    average = resumed.ema.state_dict()["average"]
+    assert all(torch.equal(p, average[name]) for name, p in shown.named_parameters())
+
+
+def test_a_learning_rate_typed_anew_takes_effect_on_a_resumed_run(make):
+    made = make()
+    interrupt_at(made, 2)
+    made.train()
+    resumed = make(lr=2 * made.meta["config"]["lr"])
+    resumed.train()
+    rates = [[group["lr"] for group in run.optimizer.param_groups] for run in (made, resumed)]
+    assert rates[1] == [2 * rate for rate in rates[0]]
+
+
 def test_validation_does_not_change_what_is_learnt(make, monkeypatch):
     quiet = make("quiet")
     quiet.train()
@@ -133,6 +159,15 @@ def test_the_log_has_a_line_for_each_look_and_finite_numbers(make, every_step_lo
     assert all(np.isfinite(list(line.values())).all() for line in lines)
     assert {"guidance", "entropy", "opacity_mean", "samples_per_second", "toybox_timestep"} <= set(lines[-1])
     assert list((made.workspace / "run").glob("events*"))
+
+
+def test_without_tensorboard_the_log_is_written_and_one_line_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with RunLog(tmp_path, 0) as log:
+        log.write(1, {"loss": 0.5})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tensorboardX" in line and line.endswith("pip install -r requirements.txt")
 
 
 def test_a_run_that_is_wound_back_forgets_the_lines_after_it(make, every_step_logged):
