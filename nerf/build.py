@@ -34,12 +34,15 @@ def build_device(config: Config) -> torch.device:
 
 
 def build_precision(config: Config, device: torch.device) -> str:
-    """Of the field's network: --fp16 asks for half precision, in the kind this device multiplies fast."""
-    if not config.training.fp16:
-        return "fp32"
+    """Of the field's network: --fp16 asks for bf16, taken where the device multiplies it fast, else fp32 stays.
+
+    Never fp16, which older GPUs have instead of bf16: without scaling the loss its gradients vanish.
+    """
     if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if config.training.fp16 and fast else "fp32"
 
 
 def build_field(config: Config, device: torch.device) -> Field:
@@ -47,23 +50,23 @@ def build_field(config: Config, device: torch.device) -> Field:
     common = dict(
         bound=config.marching.bound,
         hidden_dim=model.hidden_dim,
+        num_layers=model.num_layers,
         density_activation=model.density_activation,
         blob_density=model.blob_density,
         blob_radius=model.blob_radius,
         normal_mode=model.normal_mode,
+        precision=build_precision(config, device),
         generator=step_generator(config.run.seed, 0, stream="field"),
     )
     if model.backbone == "vanilla":
         return VanillaField(**common)
     return HashGridField(
         **common,
-        num_layers=model.num_layers,
         num_levels=model.num_levels,
         level_dim=model.level_dim,
         log2_hashmap_size=model.log2_hashmap_size,
         base_resolution=model.base_resolution,
         desired_resolution=model.desired_resolution,
-        precision=build_precision(config, device),
     )
 
 
@@ -119,6 +122,7 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
             guidance_scale=options.guidance_scale,
             views=views,
             pictures=options.save_guidance,
+            save_memory=config.training.vram_O,
             grad_clip=config.training.grad_clip,
         )
         prior.prepare(text, config.run.negative)
@@ -203,9 +207,5 @@ def load_trained(config: Config) -> Renderer:
     path = checkpoint.find(config.run.workspace, config.run.ckpt)
     state = checkpoint.load(path, config.fingerprint(), device)
     renderer = build_renderer(config, device)
-    renderer.load_state_dict(state["model"])
-    parameters = dict(renderer.named_parameters())
-    with torch.no_grad():
-        for name, average in state["ema"]["average"].items():
-            parameters[name].copy_(average)
+    renderer.load_state_dict({**state["model"], **state["ema"]["average"]})
     return renderer.eval()

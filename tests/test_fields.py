@@ -17,7 +17,7 @@ def hashgrid(**options):
 
 
 def vanilla(**options):
-    return VanillaField(**{"degree": 4, "hidden_dim": 16, "num_layers": 3, **options})
+    return VanillaField(**{"degree": 4, "hidden_dim": 16, "num_layers": 1, **options})
 
 
 FIELDS = pytest.mark.parametrize("build", [hashgrid, vanilla])
@@ -223,10 +223,12 @@ def test_a_share_of_levels_outside_its_range_is_refused(level):
         hashgrid().set_max_level(level)
 
 
-def test_bf16_is_close_to_fp32():
-    exact, mixed = roughen(hashgrid()), roughen(hashgrid(precision="bf16"))
+@FIELDS
+def test_bf16_is_close_to_fp32_and_not_the_same(build):
+    exact, mixed = roughen(build()), roughen(build(precision="bf16"))
     x = points(500)
     assert mixed.query(x)[0].dtype == torch.float32
+    assert not torch.equal(mixed.query(x)[0], exact.query(x)[0])
     # 3 significant digits in bf16, on values before the exponential of size 20 at most
     assert_close(mixed.query(x)[0].log(), exact.query(x)[0].log(), atol=0.05, rtol=0.02)
     assert_close(mixed.query(x)[1], exact.query(x)[1], atol=0.01, rtol=0)
@@ -237,16 +239,21 @@ def test_bf16_is_close_to_fp32():
     ("build", "options", "message"),
     [
         (hashgrid, {"density_activation": "relu"}, "'relu'.*exp, softplus"),
-        (hashgrid, {"precision": "fp8"}, "'fp8'.*bf16"),
+        (hashgrid, {"precision": "fp16"}, "'fp16'.*fp32, bf16"),
         (hashgrid, {"bound": 0.0}, "bound"),
         (hashgrid, {"normal_mode": "mesh"}, "'mesh'"),
-        (vanilla, {"num_layers": 1}, "2 layers"),
+        (vanilla, {"num_layers": 0}, "1 layer"),
         (vanilla, {"density_activation": "relu"}, "'relu'"),
     ],
 )
 def test_impossible_options_are_refused(build, options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_vanilla_field_has_as_many_blocks_as_asked_for(layers):
+    assert len(vanilla(num_layers=layers).blocks) == layers
 
 
 @pytest.mark.parametrize("encoding", ["frequency", "spherical_harmonics", "identity"])

@@ -1,0 +1,73 @@
+"""What fields made of an encoding and a network share: activations, the blob, and precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nerf.fields.base import DENSITY_ACTIVATIONS, Field, density_blob
+
+PRECISIONS = ("fp32", "bf16")  # not fp16: without scaling the loss its gradients vanish
+
+
+class NetworkField(Field):
+    """Encoding -> network -> density and albedo. Subclasses give `encode` and `network`.
+
+    Args:
+        bound: Half the edge of the box, scene units.
+        density_activation: exp or softplus.
+        blob_density, blob_radius: The ball training starts from: its peak before the activation, and the radius
+            at which it has fallen to 0, scene units.
+        normal_mode: finite or analytic.
+        precision: fp32 or bf16 of the network; bf16 halves its time on CPUs that have it. The encoding, the activations
+            and normals are always fp32: the differences normals are made of drown in bf16 rounding.
+
+    Raises:
+        ValueError: an unknown activation or precision.
+    """
+
+    def __init__(
+        self,
+        bound: float = 1.0,
+        *,
+        density_activation: str = "exp",
+        blob_density: float = 5.0,
+        blob_radius: float = 0.2,
+        normal_mode: str = "finite",
+        precision: str = "fp32",
+    ):
+        super().__init__(bound, normal_mode)
+        if density_activation not in DENSITY_ACTIVATIONS:
+            names = ", ".join(DENSITY_ACTIVATIONS)
+            raise ValueError(f"unknown density activation '{density_activation}': choose one of {names}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+        self.activation = DENSITY_ACTIVATIONS[density_activation]
+        self.blob_density, self.blob_radius = float(blob_density), float(blob_radius)
+        self.mixed = precision == "bf16"
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What the network reads, up to `max_level`. [M, 3] -> [M, C]"""
+        raise TypeError(f"{type(self).__name__} does not define encode()")
+
+    def network(self, encoded: Tensor, outputs: int) -> Tensor:
+        """The first `outputs` channels: density before blob and activation, then albedo. [M, C] -> [M, outputs]"""
+        raise TypeError(f"{type(self).__name__} does not define network()")
+
+    def _raw(self, x: Tensor, outputs: int, mixed: bool) -> Tensor:
+        encoded = self.encode(x)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=mixed):
+            return self.network(encoded, outputs).float()
+
+    def _blob(self, x: Tensor) -> Tensor:
+        return density_blob(x, self.blob_density, self.blob_radius)
+
+    def potential(self, x: Tensor) -> Tensor:
+        return self._raw(x, 1, mixed=False)[:, 0] + self._blob(x)
+
+    def density(self, x: Tensor) -> Tensor:
+        return self.activation(self._raw(x, 1, self.mixed)[:, 0] + self._blob(x))
+
+    def query(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self._raw(x, 4, self.mixed)
+        return self.activation(raw[:, 0] + self._blob(x)), torch.sigmoid(raw[:, 1:])

@@ -1,0 +1,56 @@
+"""What was typed reaches the objects."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nerf import build
+from nerf.config import Config
+from nerf.fields import HashGridField, VanillaField
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def configure(**options):
+    return Config().updated({"text": "a frog", "num_levels": 2, "log2_hashmap_size": 4, **options})
+
+
+@pytest.mark.parametrize(
+    "device, has_bf16, fp16, expected",
+    [
+        (CUDA, True, True, "bf16"),
+        (CUDA, False, True, "fp32"),  # fp16 needs its loss scaled
+        (CUDA, True, False, "fp32"),
+        (CPU, True, True, "bf16"),
+        (CPU, False, True, "fp32"),
+    ],
+)
+def test_half_precision_is_bf16_where_it_is_fast(monkeypatch, device, has_bf16, fp16, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if has_bf16 else (7, 5))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    assert build.build_precision(configure(fp16=fp16), device) == expected
+
+
+@pytest.mark.parametrize("backbone, kind", [("grid", HashGridField), ("vanilla", VanillaField)])
+def test_precision_and_layers_reach_every_backbone(monkeypatch, backbone, kind):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    shallow, deep = (build.build_field(configure(backbone=backbone, fp16=True, num_layers=n), CPU) for n in (2, 3))
+    assert isinstance(deep, kind) and deep.mixed
+    assert len(list(deep.parameters())) > len(list(shallow.parameters()))
+
+
+@pytest.mark.parametrize("vram_O", [False, True])
+def test_vram_O_reaches_the_guidance(monkeypatch, vram_O):
+    made = []
+
+    class Prior:
+        def __init__(self, sources, *, save_memory, **options):
+            made.append(save_memory)
+
+        def prepare(self, text, negative):
+            pass
+
+    monkeypatch.setattr(build, "StableDiffusion", Prior)
+    build.build_guidance(configure(guidance=("SD",), vram_O=vram_O), CPU)
+    assert made == [vram_O]
