@@ -52,6 +52,8 @@ class StableDiffusion(DiffusionGuidance):
         device: Where the models run.
         precision: auto, fp32, mixed, bf16 or fp16 (CUDA only); see `default_precision` and PRECISIONS.
         pictures: Keep the decoder, so that a batch may ask for pictures.
+        save_memory: At the cost of time, one attention head and one picture at a time, and most activations of
+            AutoencoderKL computed again for the gradient instead of kept.
         guidance_scale, views, grad_clip: Of DiffusionGuidance.
 
     Attributes:
@@ -70,6 +72,7 @@ class StableDiffusion(DiffusionGuidance):
         guidance_scale: float = 100.0,
         views: ViewOptions | None = None,
         pictures: bool = False,
+        save_memory: bool = False,
         grad_clip: float = -1.0,
     ):
         self.device = torch.device(device)
@@ -103,6 +106,8 @@ class StableDiffusion(DiffusionGuidance):
         self.pictures = pictures
         if not pictures:
             self.vae.decoder = None
+        if save_memory:
+            self._save_memory()
 
     def prepare(self, text: str, negative: str = "") -> None:
         """Encodes the prompts; what is too long for the text encoder is cut (with a warning), the view words never.
@@ -153,6 +158,14 @@ class StableDiffusion(DiffusionGuidance):
                 str(self.folder), subfolder=part, dtype=dtype, variant=self.variants[part], local_files_only=True
             )
         return model.to(self.device).eval().requires_grad_(False)
+
+    def _save_memory(self) -> None:
+        self.unet.set_attention_slice("max")
+        self.vae.enable_slicing()
+        if type(self.vae).__name__ == "AutoencoderKL":  # AutoencoderTiny then forgets to scale its pictures
+            self.vae.enable_gradient_checkpointing()
+        if self.device.type == "cuda":
+            self.unet.to(memory_format=torch.channels_last)
 
     def _autoencoder_class(self) -> str:
         """The class of the autoencoder by model_index.json; refuses other families before loading gigabytes."""
