@@ -100,7 +100,9 @@ def test_the_torch_references_do_the_whole_job(prior, tmp_path, argv, environmen
 
 
 @pytest.mark.parametrize(
-    "compiler, message", [({"PATH": ""}, "no C++ compiler"), ({"CXX": "/bin/false"}, "failed")], ids=["none", "broken"]
+    "compiler, message",
+    [({"PATH": "/no/such"}, "no C++ compiler"), ({"CXX": "/bin/false"}, "failed")],
+    ids=["none", "broken"],
 )
 def test_without_a_compiler_one_line_says_so_and_the_job_is_done(prior, tmp_path, compiler, message):
     # Libraries beside the packages (scripts/install_ext.sh) would need no compiler either.
