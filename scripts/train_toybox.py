@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from guidance.prompts import VIEW_WORDS, view_weights  # noqa: E402
@@ -39,10 +40,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("toybox-training"), help="pictures and training state")
     parser.add_argument("--out", type=Path, default=ROOT / "toybox" / "prior")
+    parser.add_argument("--init", type=Path, help="an earlier prior to start from, tensor by tensor where shapes agree")
     parser.add_argument("--solids", type=int, default=4500, help="random objects; each gives four pictures")
     parser.add_argument("--vae_minutes", type=float, default=8)
     parser.add_argument("--minutes", type=float, default=60, help="for text encoder and UNet")
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -73,6 +75,16 @@ def make_pictures(options):
 
 def make_one(seed):
     return pictures.sample(np.random.default_rng(seed))
+
+
+def start_from(part, folder, file):
+    """Copy the tensors of `folder`/`file` whose names and shapes agree into a fresh module."""
+    if folder:
+        ours, theirs = part.state_dict(), load_file(folder / file)
+        known = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
+        part.load_state_dict(ours | known)
+        print(f"{folder / file}: {len(known)} of {len(ours)} tensors taken over")
+    return part
 
 
 class Clock:
@@ -107,12 +119,13 @@ def autocast(device):
     return torch.autocast(device, dtype=torch.bfloat16)
 
 
-def train_vae(options, data, batch=24):
+def train_vae(options, data, batch=16):
     """L1, L1 of differences between neighbours, and a little noise on the latents so that they are smooth."""
     state_path, generator = options.work / "vae.pt", torch.Generator().manual_seed(options.seed)
     torch.manual_seed(options.seed)
-    vae = architecture.build_vae().to(options.device)
-    optimizer = torch.optim.AdamW(vae.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    vae = start_from(architecture.build_vae(), options.init, "vae/diffusion_pytorch_model.safetensors")
+    vae = vae.to(options.device, memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
+    optimizer = torch.optim.AdamW(vae.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     images, step, spent = torch.from_numpy(data["images"]), 0, 0.0
     if state_path.exists():
         state = torch.load(state_path)
@@ -125,6 +138,7 @@ def train_vae(options, data, batch=24):
         generator.manual_seed(1_000_003 * options.seed + 2 * step)
         set_rate(optimizer, 2e-3, step, clock.fraction)
         x = images[torch.randint(len(images), (batch,), generator=generator)].to(options.device).float() / 127.5 - 1
+        x = x.contiguous(memory_format=torch.channels_last)
         with autocast(options.device):
             z = vae.encode(x).latents
             y = vae.decode(z + 0.05 * torch.randn(z.shape, generator=generator).to(z)).sample
@@ -152,7 +166,7 @@ def train_vae(options, data, batch=24):
 
 @torch.no_grad()
 def encode_all(options, data, vae):
-    """Latents of all pictures, and of their mirror images (a mirrored view has the same words). [2, N, 4, 16, 16]"""
+    """Latents of all pictures, and of their mirror images (a mirrored view has the same words). [2, N, 8, 16, 16]"""
     images, both = torch.from_numpy(data["images"]), []
     for mirrored in (False, True):
         parts = []
@@ -198,15 +212,19 @@ def train_diffusion(options, data, vae):
     state_path, device = options.work / "diffusion.pt", options.device
     torch.manual_seed(options.seed)
     tokenizer = architecture.build_tokenizer()
-    text_encoder = architecture.build_text_encoder(tokenizer).to(device)
-    unet = architecture.build_unet().to(device)
+    text_encoder = start_from(
+        architecture.build_text_encoder(tokenizer), options.init, "text_encoder/model.safetensors"
+    ).to(device)
+    unet = start_from(
+        architecture.build_unet(), options.init, "unet/diffusion_pytorch_model.safetensors"
+    ).to(device)
     captions, latents = Captions(tokenizer, data), encode_all(options, data, vae)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     latents *= vae.config.scaling_factor
     alphas = architecture.build_scheduler().alphas_cumprod.to(device)
     model = torch.nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     generator, step, spent, losses = torch.Generator(), 0, 0.0, []
     if state_path.exists():
         state = torch.load(state_path)
@@ -261,6 +279,7 @@ def save_prior(options, vae, tokenizer, average, step, spent, loss):
     architecture.save_pipeline(out, vae, average["text_encoder"], tokenizer, average["unet"])
     record = {
         "seed": options.seed,
+        "init": options.init and options.init.name,
         "pictures": 4 * options.solids,
         "steps": step,
         "batch": options.batch,

@@ -245,6 +245,7 @@ BAD_INPUT = [
     ("--save_mesh --workspace no/such", "--save_mesh needs a trained run, but no/such has no checkpoint"),
     ("--text 'a frog' --ckpt no/such.pt", "--ckpt needs latest, scratch, best, latest_model or a file that exists"),
     ("--text 'a frog' --toybox_dir nerf", "--toybox_dir nerf holds no diffusers model"),
+    ("--text 'a frog' --latent_iter_ratio 0.2", "--latent_iter_ratio 0.2 renders latents of 4 channels"),
 ]
 
 

@@ -61,7 +61,7 @@ def test_its_scheduler_predicts_velocity_over_a_thousand_steps():
 
 
 def test_the_stable_diffusion_guidance_loads_it_frozen(prior):
-    assert prior.image_size == (128, 128) and prior.latent_shape == (4, 16, 16)
+    assert prior.image_size == (128, 128) and prior.latent_shape == (architecture.LATENT_CHANNELS, 16, 16)
     assert prior.prediction_type == "v_prediction"
     assert not any(p.requires_grad for part in (prior.unet, prior.vae) for p in part.parameters())
 

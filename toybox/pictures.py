@@ -13,12 +13,12 @@ from toybox.tracer import cameras, trace
 from toybox.words import COLOURS, OBJECTS
 
 SIZE = 128  # pixels a side
-RADIUS, FOVY, POLAR, ABOVE = (3.0, 3.5), (18.0, 26.0), (45.0, 105.0), (5.0, 45.0)
+RADIUS, FOVY, POLAR, ABOVE = (3.05, 3.35), (18.0, 21.0), (45.0, 105.0), (5.0, 45.0)
 ABOVE_SHARE = 0.07  # pictures from overhead
 SAY_COLOUR = 0.6  # captions that name the colour
-ALBEDO_SHARE, TEXTURELESS_SHARE = 0.4, 0.05  # the rest is lambertian
+ALBEDO_SHARE, TEXTURELESS_SHARE = 0.5, 0.05  # the rest is lambertian
 AMBIENT = (0.4, 1.0)
-COLOURED_BACKGROUNDS = 0.5  # the rest is grey
+COLOURED_BACKGROUNDS = 0.3  # the rest is grey
 
 
 @dataclass(frozen=True)
