@@ -215,9 +215,7 @@ def train_diffusion(options, data, vae):
     text_encoder = start_from(
         architecture.build_text_encoder(tokenizer), options.init, "text_encoder/model.safetensors"
     ).to(device)
-    unet = start_from(
-        architecture.build_unet(), options.init, "unet/diffusion_pytorch_model.safetensors"
-    ).to(device)
+    unet = start_from(architecture.build_unet(), options.init, "unet/diffusion_pytorch_model.safetensors").to(device)
     captions, latents = Captions(tokenizer, data), encode_all(options, data, vae)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     latents *= vae.config.scaling_factor
