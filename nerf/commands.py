@@ -29,7 +29,7 @@ def run_training(config: Config) -> None:
     phases, workspace = Phases(), Path(config.run.workspace)
     extension.set_mode(config.run.ops)
     with phases("compile"):
-        extension.load_all()
+        native = extension.load_all()
     device = build_device(config)
     with phases("load"):
         trainer = build_trainer(config, device)
@@ -37,7 +37,7 @@ def run_training(config: Config) -> None:
     if config.run.ckpt == "scratch" and (moved := checkpoint.set_aside(workspace)):  # now nothing stops the new run
         print(f"--ckpt scratch: the old run is kept in {moved}", file=sys.stderr, flush=True)
     write_bytes(workspace / "config.json", (json.dumps(config.flat(), indent=2) + "\n").encode())
-    print(_describe(config, trainer), flush=True)
+    print(_describe(config, trainer, native), flush=True)
     with phases("train"):
         finished = trainer.train()
     if not finished:
@@ -116,10 +116,9 @@ def write_mesh(config: Config, renderer: Renderer) -> dict[str, Any]:
     return report
 
 
-def _describe(config: Config, trainer: Trainer) -> str:
+def _describe(config: Config, trainer: Trainer, native: bool) -> str:
     """One line: what runs on what."""
     sources = ", ".join(f"{name} ({prior.source})" for name, prior in trainer.guidance.items())
-    native = all(extension.load(name) for name in extension.NAMES)
     begin = f"from step {trainer.step} of" if trainer.step else "for"
     return (
         f"training {config.run.text!r} {begin} {config.training.iters} steps on {trainer.device}, guidance {sources}, "

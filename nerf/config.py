@@ -318,7 +318,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         desired_resolution=96,
         max_steps=256,
         occupancy_resolution=64,
-        # Narrower than the cameras of the prior's pictures: a size that fits them all would be too large.
+        # No wider than the cameras of the prior's pictures (toybox/pictures.py), which would give objects another size.
         radius_range=(3.1, 3.3),
         fovy_range=(18.0, 21.0),
         angle_front=90.0,
