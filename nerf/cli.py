@@ -74,13 +74,27 @@ def parse(argv: Sequence[str]) -> Request:
     return Request(commands, config, tuple(notes))
 
 
+def as_typed(values: dict[str, Any]) -> str:
+    """Options as the user would type them, e.g. "--iters 400 --save_mesh --fovy_range 18 21"."""
+    words = []
+    for name, value in values.items():
+        no = "no_" if value is False else ""
+        words.append(spelling(name).replace("--", f"--{no}", 1))
+        words += [] if isinstance(value, bool) else [_value(value)]
+    return " ".join(words)
+
+
+def _value(value: Any) -> str:
+    return " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """argparse over the groups of `Config`; what was not typed is absent from the namespace."""
     parser = _Parser(
         prog="main.py",
         usage=USAGE,
         description="Turn a sentence into a 3D object.",
-        epilog=EPILOG,
+        epilog=f"{EPILOG} With Toybox the defaults are {as_typed(PRESETS['toybox'])}.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=120),
@@ -123,7 +137,7 @@ def _default(option: Field) -> str:
     value = option.default
     if value is None or value is False or value in ("", ()):
         return ""
-    return f" ({' '.join(f'{v:g}' for v in value)})" if isinstance(value, tuple) else f" ({value})"
+    return f" ({_value(value)})"
 
 
 def _number(text: str) -> float:

@@ -53,6 +53,12 @@ def call(*argv, **environment):
     return done.returncode, lines
 
 
+def test_help_says_what_the_toybox_preset_changes_as_it_can_be_typed():
+    said = " ".join(cli.build_parser().format_help().split()).split("With Toybox the defaults are ")[1].rstrip(".")
+    typed = cli.parse(["--text", "a frog", "--guidance", "SD", *said.split()]).config.flat()
+    assert {name: typed[name] for name in PRESETS["toybox"]} == PRESETS["toybox"]
+
+
 def test_help_is_grouped_and_answers_in_a_second_without_torch():
     code = "import main, sys\ntry: main.main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     start = time.perf_counter()
