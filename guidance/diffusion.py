@@ -32,7 +32,6 @@ class DiffusionGuidance(ABC):
         alphas_cumprod: alpha_bar of every training timestep, float32. [T]
         latent_shape: (C, h, w) of what the model denoises.
         image_size: (H, W) of the pictures that `encode` takes.
-        guidance_scale: Scale of classifier-free guidance.
         views: How the prompt depends on the view.
         grad_clip: The distillation gradient is clamped to [-grad_clip, grad_clip]; 0 or less: never.
     """
@@ -42,14 +41,12 @@ class DiffusionGuidance(ABC):
         alphas_cumprod: Tensor,
         latent_shape: tuple[int, int, int],
         image_size: tuple[int, int],
-        guidance_scale: float,
         views: ViewOptions | None = None,
         grad_clip: float = -1.0,
     ):
         self.alphas_cumprod = alphas_cumprod
         self.latent_shape = latent_shape
         self.image_size = image_size
-        self.guidance_scale = guidance_scale
         self.views = views or ViewOptions()
         self.grad_clip = grad_clip
         self.prompts: PromptEmbeddings | None = None
@@ -107,7 +104,7 @@ class DiffusionGuidance(ABC):
             ).to(latents.device)
             alphas = self.alphas_cumprod[timesteps]
             noisy = distill.add_noise(latents, noise, alphas)
-            noise_pred = self._guided_noise(noisy, timesteps, self.condition(batch))
+            noise_pred = self._guided_noise(noisy, timesteps, self.condition(batch), batch.guidance_scale)
             gradient = distill.sds_gradient(noise_pred, noise, alphas)
             if self.grad_clip > 0:
                 gradient = gradient.clamp(-self.grad_clip, self.grad_clip)
@@ -137,7 +134,7 @@ class DiffusionGuidance(ABC):
         drawn = torch.randint(lo, hi + 1, (count,), generator=batch.generator, device=batch.generator.device)
         return drawn.to(self.alphas_cumprod.device)
 
-    def _guided_noise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+    def _guided_noise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, scale: float) -> Tensor:
         """Predicts with and without the prompt in one pass, and combines. [B, C, h, w]"""
         batch = len(noisy)
         embeddings = [conditioning.uncond, conditioning.positive]
@@ -149,8 +146,8 @@ class DiffusionGuidance(ABC):
         ).view(copies, batch, *noisy.shape[1:])
         uncond, positive, negatives = predictions[0], predictions[1], predictions[2:].transpose(0, 1)
         if conditioning.negatives is None:
-            return distill.classifier_free_guidance(uncond, positive, self.guidance_scale)
-        return distill.perp_neg(uncond, positive, negatives, conditioning.weights, self.guidance_scale)
+            return distill.classifier_free_guidance(uncond, positive, scale)
+        return distill.perp_neg(uncond, positive, negatives, conditioning.weights, scale)
 
     def _pictures(
         self, batch: GuidanceBatch, latents: Tensor, noisy: Tensor, noise_pred: Tensor, alphas: Tensor

@@ -54,7 +54,7 @@ class StableDiffusion(DiffusionGuidance):
         pictures: Keep the decoder, so that a batch may ask for pictures.
         save_memory: At the cost of time, one attention head and one picture at a time, and most activations of
             AutoencoderKL computed again for the gradient instead of kept.
-        guidance_scale, views, grad_clip: Of DiffusionGuidance.
+        views, grad_clip: Of DiffusionGuidance.
 
     Attributes:
         source: The source that was loaded.
@@ -69,7 +69,6 @@ class StableDiffusion(DiffusionGuidance):
         *,
         device: torch.device | str = "cpu",
         precision: str = "auto",
-        guidance_scale: float = 100.0,
         views: ViewOptions | None = None,
         pictures: bool = False,
         save_memory: bool = False,
@@ -99,7 +98,6 @@ class StableDiffusion(DiffusionGuidance):
             scheduler.alphas_cumprod.float().to(self.device),
             (self.unet.config.in_channels, height, width),
             (height * factor, width * factor),
-            guidance_scale,
             views,
             grad_clip,
         )

@@ -119,7 +119,6 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
         prior = StableDiffusion(
             sources,
             device=device,
-            guidance_scale=options.guidance_scale,
             views=views,
             pictures=options.save_guidance,
             save_memory=config.training.vram_O,
@@ -164,6 +163,8 @@ def build_schedule(config: Config) -> Schedule:
         background=background,
         t_range=config.guidance.t_range,
         t_anneal=config.guidance.t_anneal,
+        guidance_scale=config.guidance.guidance_scale,
+        guidance_anneal=config.guidance.guidance_anneal,
         weights={name.removeprefix("lambda_"): value for name, value in losses.items()}
         | {"guidance": config.guidance.lambda_guidance},
     )

@@ -88,6 +88,7 @@ class GuidanceConfig:
         count=0,
     )
     guidance_scale: float = opt(100.0, "strength of classifier-free guidance", low=0)
+    guidance_anneal: float = opt(0.0, "move --guidance_scale to this over the run; 0: constant", low=0)
     sd_version: str = opt("2.1", "version of Stable Diffusion", choices=("1.5", "2.0", "2.1"))
     hf_key: str | None = opt(None, "another model: a repo id or a diffusers folder", kind=str)
     t_range: tuple[float, float] = opt(
@@ -306,7 +307,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         batch_size=2,
         optim="adam",
         lr=2e-3,
-        guidance_scale=10.0,
+        guidance_scale=8.0,
+        guidance_anneal=2.0,  # strong guidance finds the shape, weak guidance the true colours
         t_anneal=0.2,  # small noise comes last: it draws what is small, eyes first of all
         latent_iter_ratio=0.0,
         albedo_iter_ratio=1.0,
@@ -316,6 +318,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         log2_hashmap_size=15,
         base_resolution=8,
         desired_resolution=96,
+        blob_radius=0.4,  # as large as the objects: from a smaller start a house stays a lump in the colour of its roof
         max_steps=256,
         occupancy_resolution=64,
         # No wider than the cameras of the prior's pictures (toybox/pictures.py), which would give objects another size.

@@ -37,6 +37,7 @@ class Plan:
     light_noise: tuple[tuple[float, float, float], ...]  # moves the light of each view off its camera, scene units [B]
     background: tuple[tuple[float, float, float], ...] | None  # colour of each view [B]; None: the network, or white
     t_range: Range  # of the diffusion timesteps, in [0, 1]
+    guidance_scale: float  # of classifier-free guidance
     weights: Mapping[str, float]  # of every loss and guidance, ramps applied
 
     @property
@@ -96,6 +97,8 @@ class Schedule:
     background: str = "network"  # network (every second step, else a colour) | color | grey | grey_or_color
     t_range: Range = (0.02, 0.98)
     t_anneal: float = 0.0  # where the upper end of t_range arrives at the end of the run; 0: it stays
+    guidance_scale: float = 100.0
+    guidance_anneal: float = 0.0  # where the scale arrives at the end of the run; 0: it stays
     weights: Mapping[str, float] = field(default_factory=dict)  # --lambda_* without the prefix; "guidance" among them
 
     def __post_init__(self):
@@ -149,7 +152,8 @@ class Schedule:
             ambient=ambient,
             light_noise=tuple(map(tuple, noise.tolist())),
             background=self._background(phase, draws[2], draws[3], colours),
-            t_range=self._t_range(fraction),
+            t_range=(self.t_range[0], _annealed(self.t_range[1], self.t_anneal, fraction)),
+            guidance_scale=_annealed(self.guidance_scale, self.guidance_anneal, fraction),
             weights={name: value * _ramp(name, fraction) for name, value in self.weights.items()},
         )
 
@@ -191,9 +195,10 @@ class Schedule:
             fovy=grown(self.views.fovy, self.default_fovy),
         )
 
-    def _t_range(self, fraction: float) -> Range:
-        low, high = self.t_range
-        return low, high + (self.t_anneal - high) * fraction if self.t_anneal else high
+
+def _annealed(value: float, end: float, fraction: float) -> float:
+    """`value` on its way to `end`, in a line over the run; 0 is no end: it stays."""
+    return value + (end - value) * fraction if end else value
 
 
 def _ramp(name: str, fraction: float) -> float:

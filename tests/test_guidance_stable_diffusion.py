@@ -70,7 +70,7 @@ def test_gradient_is_the_weighted_difference_of_predicted_and_true_noise(folder,
     from transformers import CLIPTextModel, CLIPTokenizer
 
     latents = random_latents(device)
-    load(folder, device, guidance_scale=7.5)(batch(latents=latents, t_range=(0.2, 0.6))).loss.backward()
+    load(folder, device)(batch(latents=latents, t_range=(0.2, 0.6), guidance_scale=7.5)).loss.backward()
 
     tokenizer = CLIPTokenizer.from_pretrained(f"{folder}/tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(f"{folder}/text_encoder").to(device)
@@ -114,11 +114,11 @@ def test_gradient_reaches_the_images_through_the_encoder(folder, device):
 def test_the_same_model_in_another_prediction_type_gives_the_same_gradient(tiny, prediction_type):
     gradients = []
     for kind in ("epsilon", prediction_type):
-        guidance = load(tiny, guidance_scale=3)
+        guidance = load(tiny)
         guidance.unet = OriginalKnown(torch.ones(2, 4, LATENT, LATENT), guidance.alphas_cumprod, kind)
         guidance.prediction_type = kind
         latents = random_latents()
-        guidance(batch(latents=latents)).loss.backward()
+        guidance(batch(latents=latents, guidance_scale=3)).loss.backward()
         gradients.append(latents.grad)
     assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-4)  # float32 with division by sqrt(1 - alpha_bar)
 
@@ -186,7 +186,7 @@ def test_perp_neg_with_no_negative_weight_is_plain_guidance(tiny):
     gradients = []
     for options in (ViewOptions(), ViewOptions(perpneg=True, negative_w=0), ViewOptions(perpneg=True)):
         latents = random_latents()
-        load(tiny, guidance_scale=5, views=options)(batch(latents=latents)).loss.backward()
+        load(tiny, views=options)(batch(latents=latents, guidance_scale=5)).loss.backward()
         gradients.append(latents.grad)
     assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)  # another batch size sums in another order
     assert not torch.allclose(gradients[0], gradients[2], atol=1e-5, rtol=1e-4)
@@ -199,11 +199,11 @@ def test_the_negative_prompt_takes_the_place_of_the_empty_one(tiny):
 
 
 def test_pictures_of_a_perfect_prediction_show_the_original_twice(folder):
-    guidance = load(folder, pictures=True, guidance_scale=1)
+    guidance = load(folder, pictures=True)
     original = random_latents().detach()
     guidance.unet = OriginalKnown(original, guidance.alphas_cumprod, "epsilon")
     guidance.prompts.views.zero_()  # OriginalKnown then answers with exactly `original`
-    pictures = guidance(batch(latents=original, want_pictures=True, t_range=(0.1, 0.7))).pictures
+    pictures = guidance(batch(latents=original, want_pictures=True, t_range=(0.1, 0.7), guidance_scale=1)).pictures
     shown, noised, estimate = pictures.split(2)
     with torch.no_grad():
         decoded = guidance.vae.decode(original / guidance.vae.config.scaling_factor).sample.add(1).div(2).clamp(0, 1)
@@ -283,7 +283,7 @@ def test_half_precision_needs_cuda(tiny):
 def test_saving_memory_changes_how_and_not_what(folder, device):
     found = []
     for save_memory in (False, True):
-        guidance, given, kept = load(folder, device, save_memory=save_memory, guidance_scale=5), batch(device), []
+        guidance, given, kept = load(folder, device, save_memory=save_memory), batch(device, guidance_scale=5), []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.nbytes) or t, lambda t: t):
             loss = guidance(given).loss
         loss.backward()
@@ -301,8 +301,8 @@ def test_saving_memory_changes_how_and_not_what(folder, device):
 def test_lower_precision_gives_nearly_the_same_gradient(tiny, precision, tolerance):
     gradients = []
     for p in ("fp32", precision):
-        given = batch()
-        load(tiny, precision=p, guidance_scale=5)(given).loss.backward()
+        given = batch(guidance_scale=5)
+        load(tiny, precision=p)(given).loss.backward()
         gradients.append(given.images.grad)
     # bf16 has 8 bits; guidance multiplies what the UNet loses by its scale.
     assert (gradients[1] - gradients[0]).norm() < tolerance * gradients[0].norm()
@@ -313,8 +313,8 @@ def test_lower_precision_gives_nearly_the_same_gradient(tiny, precision, toleran
 def test_half_precision_on_cuda_gives_nearly_the_same_gradient(tiny):
     gradients = []
     for precision in ("fp32", "fp16"):
-        given = batch("cuda")
-        load(tiny, "cuda", precision=precision, guidance_scale=5)(given).loss.backward()
+        given = batch("cuda", guidance_scale=5)
+        load(tiny, "cuda", precision=precision)(given).loss.backward()
         gradients.append(given.images.grad)
     assert (gradients[1] - gradients[0]).norm() < 0.05 * gradients[0].norm()
 

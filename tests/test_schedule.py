@@ -151,8 +151,15 @@ def test_the_upper_timestep_falls_in_a_line():
         assert schedule.plan(step).t_range == (0.02, pytest.approx(high))
 
 
-def test_timesteps_stay_without_annealing():
-    assert Schedule(iters=10, t_range=(0.1, 0.6)).plan(9).t_range == (0.1, 0.6)
+def test_the_guidance_scale_moves_in_a_line():
+    schedule = Schedule(iters=100, guidance_scale=8, guidance_anneal=2)
+    for step, scale in [(0, 8), (25, 6.5), (100, 2), (200, 2)]:
+        assert schedule.plan(step).guidance_scale == pytest.approx(scale)
+
+
+def test_timesteps_and_guidance_stay_without_annealing():
+    plan = Schedule(iters=10, t_range=(0.1, 0.6), guidance_scale=7).plan(9)
+    assert plan.t_range == (0.1, 0.6) and plan.guidance_scale == 7
 
 
 def test_weights_carry_their_ramps():

@@ -23,7 +23,7 @@ PRIOR = Path(Config().guidance.toybox_dir)
 
 @pytest.fixture(scope="module")
 def prior():
-    loaded = StableDiffusion(str(PRIOR), pictures=True, guidance_scale=7.5)
+    loaded = StableDiffusion(str(PRIOR), pictures=True)
     loaded.prepare("a frog")
     return loaded
 

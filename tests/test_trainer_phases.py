@@ -49,8 +49,8 @@ def test_without_save_guidance_there_are_no_pictures(make):
     assert not (made.workspace / "guidance").exists()
 
 
-def test_the_latent_phase_trains_on_normals_and_opacity(make):
-    made = make(latent_iter_ratio=1.0)
+def spied(made):
+    """The batches that the guidance of a trainer is shown, as they come."""
     batches, judge = [], made.guidance["toybox"]
 
     def spy(batch):
@@ -58,6 +58,20 @@ def test_the_latent_phase_trains_on_normals_and_opacity(make):
         return judge(batch)
 
     made.guidance = {"toybox": spy}
+    return batches
+
+
+def test_the_guidance_is_told_the_timesteps_and_the_scale_of_every_step(make):
+    made = make(guidance_scale=8.0, guidance_anneal=2.0, t_range=(0.1, 0.9), t_anneal=0.3)
+    batches = spied(made)
+    made.train()
+    assert [batch.guidance_scale for batch in batches] == pytest.approx([8 - 6 * i / STEPS for i in range(STEPS)])
+    assert [batch.t_range[1] for batch in batches] == pytest.approx([0.9 - 0.6 * i / STEPS for i in range(STEPS)])
+
+
+def test_the_latent_phase_trains_on_normals_and_opacity(make):
+    made = make(latent_iter_ratio=1.0)
+    batches = spied(made)
     start = weights(made)
     seen = outputs(made)
     for batch, (plan, out, terms) in zip(batches, seen, strict=True):
