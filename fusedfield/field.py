@@ -72,7 +72,7 @@ def field_query(
         outputs: 4, or 1: density alone, at its cost.
 
     Returns:
-        sigma [N], albedo [N, 3], or [0, 3] where outputs is 1.
+        sigma [N], albedo [N, outputs - 1].
 
     Raises:
         ValueError: an argument is out of its range, or shapes disagree.
@@ -154,7 +154,7 @@ def _register() -> None:
         count = positions.shape[0]
         return (
             positions.new_empty(count),
-            positions.new_empty(count if outputs > 1 else 0, 3),
+            positions.new_empty(count, outputs - 1),
             positions.new_empty((count + PAD - 1) // PAD * PAD * 2 * active if save else 0),
         )
 

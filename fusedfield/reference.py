@@ -68,4 +68,4 @@ def field_query(
     raw = F.linear(x, weight[:outputs], bias[:outputs])
     distance = (positions.square().sum(-1) + 1e-8).sqrt()
     sigma = ACTIVATIONS[activation](raw[:, 0] + blob_density - blob_density / blob_radius * distance)
-    return sigma, torch.sigmoid(raw[:, 1:]) if outputs > 1 else raw.new_empty(0, 3)
+    return sigma, torch.sigmoid(raw[:, 1:])

@@ -33,16 +33,17 @@ constexpr int64_t kSums = 32;               // places that sum the gradients of 
 constexpr int64_t kChunk = kSums * kPart;   // samples whose gradients are kept before they are added to the table
 
 struct Kernels {
+  decltype(&baseline::load_columns) load_columns;
   decltype(&baseline::forward) forward;
   decltype(&baseline::backward) backward;
 };
 
 Kernels kernels(Path path) {
 #ifdef TADPOLE_VECTORS
-  if (path == tadpole::kAvx512) return {avx512::forward, avx512::backward};
-  if (path == tadpole::kAvx2) return {avx2::forward, avx2::backward};
+  if (path == tadpole::kAvx512) return {avx512::load_columns, avx512::forward, avx512::backward};
+  if (path == tadpole::kAvx2) return {avx2::load_columns, avx2::forward, avx2::backward};
 #endif
-  return {baseline::forward, baseline::backward};
+  return {baseline::load_columns, baseline::forward, baseline::backward};
 }
 
 namespace {
@@ -89,16 +90,6 @@ struct Setup {
   int64_t encoding_floats() const { return 2 * grid.active * padded(count); }
   int64_t encoding_of(int64_t run) const { return 2 * grid.active * run * kRun; }
 
-  // Samples begin .. end of the unit cube by axis, filled up to a whole vector.
-  void load(const Columns& to, int64_t first, int64_t begin, int64_t end) const {
-    const int64_t filled = begin + padded(end - begin);
-    for (int64_t i = begin; i < filled; ++i) {
-      float unit[3];
-      const bool in = i < end && to_unit(field, positions() + 3 * (first + i), unit);
-      for (int d = 0; d < 3; ++d) to.position[d * to.row + i] = in ? unit[d] : 0.5f;
-    }
-  }
-
   Grid grid;
   Tensor x;
   int64_t count;
@@ -118,13 +109,13 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
                 peak, slope, activation, outputs);
   const Tensor table = tadpole::checked(embeddings, "fusedfield: embeddings", {offsets.back(), 2});
   Tensor sigma = torch::stable::new_empty(s.x, {s.count});
-  Tensor albedo = torch::stable::new_empty(s.x, {outputs == 1 ? 0 : s.count, 3});
+  Tensor albedo = torch::stable::new_empty(s.x, {s.count, outputs - 1});
   Tensor saved = torch::stable::new_empty(s.x, {save ? s.encoding_floats() : 0});
   float *sigmas = tadpole::data<float>(sigma), *albedos = tadpole::data<float>(albedo);
   float* encodings = tadpole::data<float>(saved);
   const Problem p(s.grid, 2, s.x, std::nullopt, &table, nullptr, sigma);
   const auto encode = gridencoder::kernels_for<3, 2>(p, gridencoder::choose_path(s.grid, 3, 2)).encode;
-  const auto forward = kernels(s.path).forward;
+  const Kernels kernel = kernels(s.path);
   struct Room {
     Room(const Setup& s, bool save) : position(3 * s.row(0)), encoding(save ? 0 : 2 * s.grid.active * s.row(0)), tile(s.net) {}
     Floats position, encoding;
@@ -138,10 +129,10 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
     columns.position = room.position.get();
     columns.result = save ? encodings + s.encoding_of(run) : room.encoding.get();
     const int64_t first = run * kRun, count = std::min(kRun, s.count - first);
-    s.load(columns, first, 0, count);
+    kernel.load_columns(s.field, s.positions() + 3 * first, count, columns.position, columns.row);
     for (int l = 0; l < s.grid.active; ++l) encode(p, columns, l, 0, count);
-    forward(s.field, s.net, room.tile, s.positions() + 3 * first, columns.result, columns.row, count, sigmas + first,
-            outputs == 1 ? nullptr : albedos + 3 * first);
+    kernel.forward(s.field, s.net, room.tile, s.positions() + 3 * first, columns.result, columns.row, count, sigmas + first,
+            albedos + (outputs - 1) * first);
   });
   return {sigma, albedo, saved};
 }
@@ -155,7 +146,7 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
                 peak, slope, activation, outputs);
   const Tensor g = tadpole::checked(sigma_gradient, "fusedfield: gradient of sigma", {s.count});
   const Tensor a =
-      tadpole::checked(albedo_gradient, "fusedfield: gradient of albedo", {outputs == 1 ? 0 : s.count, 3});
+      tadpole::checked(albedo_gradient, "fusedfield: gradient of albedo", {s.count, outputs - 1});
   const Tensor encoded = tadpole::checked(saved, "fusedfield: saved", {s.encoding_floats()});
   const float *sigmas = tadpole::data<float>(g), *albedos = tadpole::data<float>(a);
   const float* encodings = tadpole::data<float>(encoded);
@@ -165,7 +156,7 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
 
   const Problem p(s.grid, 2, s.x, std::nullopt, nullptr, nullptr, table);
   const auto add_to_table = gridencoder::kernels_for<3, 2>(p, gridencoder::choose_path(s.grid, 3, 2)).embedding_gradient;
-  const auto backward = kernels(s.path).backward;
+  const Kernels kernel = kernels(s.path);
   const int64_t chunk = std::min(kChunk, s.count), places = std::min(kSums, tadpole::ceil_div(s.count, kPart));
   Columns columns{Columns::row_for(chunk)};
   const Floats position(3 * columns.row), gradient(2 * s.grid.active * columns.row), sums(places * s.net.gradients);
@@ -178,11 +169,11 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
     tadpole::share(tadpole::ceil_div(size, kPart), [&](int64_t part, int64_t thread) {
       if (!tiles[thread]) tiles[thread].reset(new Tile(s.net));
       const int64_t begin = part * kPart, end = std::min(begin + kPart, size), first = start + begin;
-      s.load(columns, start, begin, end);
+      kernel.load_columns(s.field, s.positions() + 3 * first, end - begin, columns.position + begin, columns.row);
       const int64_t run = first / kRun;
       const float* encoding = encodings + s.encoding_of(run) + 2 * (first - run * kRun);
-      backward(s.field, s.net, *tiles[thread], s.positions() + 3 * first, encoding, s.row(run), end - begin, sigmas + first,
-               outputs == 1 ? nullptr : albedos + 3 * first, sums.get() + part * s.net.gradients,
+      kernel.backward(s.field, s.net, *tiles[thread], s.positions() + 3 * first, encoding, s.row(run), end - begin, sigmas + first,
+               albedos + (outputs - 1) * first, sums.get() + part * s.net.gradients,
                columns.gradient + 2 * begin, columns.row);
     });
     tadpole::share(s.grid.active, [&](int64_t l, int64_t) { add_to_table(p, columns, static_cast<int>(l), 0, size); });

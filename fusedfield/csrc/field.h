@@ -6,7 +6,7 @@
 //   parameters  float32          of the linear layers one after the other: weight [outputs, inputs], then bias [outputs]
 //   widths      n + 1 ints       of n >= 2 layers, from 2 L to 4; ReLU between layers
 //   sigma       float32 [N]      activation(channel 0 + peak - slope |x|)
-//   albedo      float32 [N, 3]   sigmoid(channels 1..3); [0, 3] where outputs is 1
+//   albedo      float32 [N, outputs - 1]  sigmoid(channels 1..3)
 //   saved       float32          the encoding for the backward pass, 2 active floats for each of N samples (N rounded up to
 //                                whole vectors of kPad), in the order of cpu.cpp
 //   activation  0 none, 1 exp(min(., 15)) whose gradient does not vanish beyond 15, 2 softplus
@@ -41,10 +41,14 @@ struct Field {
   int outputs;  // 4, or 1: density alone
 };
 
-// The point in the unit cube; false where it lies outside.
-HOST_DEVICE bool to_unit(const Field& field, const float* position, float* unit) {
-  for (int d = 0; d < 3; ++d) unit[d] = (position[d] + field.bound) / (2.f * field.bound);
-  return gridencoder::inside(unit, 3);
+// False for NaN. It agrees with what gridencoder::inside says of the point in the unit cube, without its division.
+HOST_DEVICE bool in_box(const Field& field, const float* position) {
+  bool in = true;
+  for (int d = 0; d < 3; ++d) {
+    const float distance = position[d] + field.bound;
+    in = in && distance >= 0.f && distance <= 2.f * field.bound;
+  }
+  return in;
 }
 
 }  // namespace fusedfield

@@ -63,24 +63,25 @@ constexpr int kWeightSums = W == 16 ? 16 : 8;   // 4, 8 and 16 rows divide the p
 // Hidden layers, and the first `outputs` channels of the last.
 HOST_DEVICE void run_layers(const Network& net, Tile& tile, int outputs) {
   for (int l = 0; l + 1 < net.count; ++l) {
-    const Layer& n = net.layer[l];
+    const Layer n = net.layer[l];  // a copy: the stores below could change what a reference leads to
     float* to = tile.input[l + 1];
     product<kSampleSums>(
-        kTile, n.inputs, tile.input[l], n.in, 1, n.transposed, n.out, [&](int64_t, int64_t c) { return load(n.bias + c); },
-        [&](int64_t r, int64_t c, F sum) { store(to + r * n.out + c, at_least(sum, 0.f)); });
+        kTile, n.inputs, tile.input[l], n.in, 1, n.transposed, n.out, [=](int64_t, int64_t c) { return load(n.bias + c); },
+        [=](int64_t r, int64_t c, F sum) { store(to + r * n.out + c, at_least(sum, 0.f)); });
   }
   // So few outputs would fill a quarter of a vector: here vectors run along the inputs, and their lanes are summed.
-  const Layer& n = net.layer[net.count - 1];
+  const Layer& last = net.layer[net.count - 1];
+  const int64_t width = last.in;
   for (int64_t s = 0; s < kTile; s += W) {
     for (int o = 0; o < outputs; ++o) {
-      F sum[W];
+      const float *from = tile.input[net.count - 1] + s * width, *weight = last.weight + o * width;
+      F sum[W] = {};
+      for (int64_t c = 0; c < width; c += W, from += W) {
+        const F factor = load(weight + c);
 #pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) {
-        const float* from = tile.input[net.count - 1] + (s + i) * n.in;
-        sum[i] = F{};
-        for (int64_t c = 0; c < n.in; c += W) sum[i] += load(from + c) * load(n.weight + o * n.in + c);
+        for (int i = 0; i < W; ++i) sum[i] += load(from + i * width) * factor;
       }
-      store(tile.raw + o * kTile + s, lane_sums(sum) + n.bias[o]);
+      store(tile.raw + o * kTile + s, lane_sums(sum) + last.bias[o]);
     }
   }
 }
@@ -112,17 +113,36 @@ HOST_DEVICE void activate(const Field& field, Tile& tile) {
 // Samples first .. first + count of a run, whose encoding lies in [active, row, 2] from `encoding` on.
 HOST_DEVICE void load_tile(const Field& field, const Network& net, Tile& tile, const float* positions,
                            const float* encoding, int64_t row, int64_t first, int64_t count) {
-  const Layer& n = net.layer[0];
+  const int64_t width = net.layer[0].in, features = net.layer[0].inputs;
   float* to = tile.input[0];
-  std::memset(to, 0, kTile * n.in * sizeof(float));
-  for (int64_t i = 0; i < kTile; ++i) {
-    float unit[3], square = 1e-8f;  // keeps the slope of the root finite at the origin
-    const float* x = positions + 3 * (first + i);
-    if (i < count) square = (x[0] * x[0] + x[1] * x[1] + x[2] * x[2]) + 1e-8f;
-    tile.distance[i] = square;
-    if (i >= count || !to_unit(field, x, unit)) continue;
-    const float* from = encoding + 2 * (first + i);
-    for (int64_t l = 0; l < n.inputs / 2; ++l) std::memcpy(to + i * n.in + 2 * l, from + 2 * l * row, 2 * sizeof(float));
+  if (features < width || count < kTile) std::memset(to, 0, kTile * width * sizeof(float));
+  for (int64_t f = 0; f < features; f += 2) {
+    const float* from = encoding + f * row + 2 * first;
+    for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * width + f, from + 2 * i, 2 * sizeof(float));
+  }
+  const float* x = positions + 3 * first;
+  for (int64_t i = 0; i < count; ++i, x += 3) {
+    tile.distance[i] = (x[0] * x[0] + x[1] * x[1] + x[2] * x[2]) + 1e-8f;  // no infinite slope at the origin
+    if (!in_box(field, x)) std::memset(to + i * width, 0, features * sizeof(float));
+  }
+  for (int64_t i = count; i < kTile; ++i) tile.distance[i] = 0.f;
+}
+
+// The points of a run in the unit cube, by axis, filled up to a whole vector with its middle; so are those outside.
+inline void load_columns(const Field& field, const float* positions, int64_t count, float* to, int64_t row) {
+  alignas(64) float unit[3 * kTile];
+  for (int64_t first = 0; first < count; first += kTile) {
+    const int64_t part = std::min(kTile, count - first), filled = padded(part);
+    const float* x = positions + 3 * first;
+    std::memcpy(unit, x, 3 * part * sizeof(float));
+    for (int64_t i = 0; i < 3 * part; i += W) {
+      store(unit + i, (load(unit + i) + field.bound) / (F{} + 2.f * field.bound));
+    }
+    for (int64_t i = 0; i < part; ++i) {
+      const bool in = in_box(field, x + 3 * i);
+      for (int d = 0; d < 3; ++d) to[d * row + first + i] = in ? unit[3 * i + d] : 0.5f;
+    }
+    for (int d = 0; d < 3; ++d) std::fill_n(to + d * row + first + part, filled - part, 0.5f);
   }
 }
 
@@ -134,8 +154,9 @@ inline void forward(const Field& field, const Network& net, Tile& tile, const fl
     run_layers(net, tile, field.outputs);
     activate<false>(field, tile);
     std::memcpy(sigma + first, tile.value, part * sizeof(float));
-    for (int o = 1; o < field.outputs; ++o) {
-      for (int64_t i = 0; i < part; ++i) albedo[3 * (first + i) + o - 1] = tile.value[o * kTile + i];
+    const int colours = field.outputs - 1;
+    for (int o = 0; o < colours; ++o) {
+      for (int64_t i = 0; i < part; ++i) albedo[colours * (first + i) + o] = tile.value[(o + 1) * kTile + i];
     }
   }
 }
@@ -144,18 +165,26 @@ inline void forward(const Field& field, const Network& net, Tile& tile, const fl
 template <bool Last>
 HOST_DEVICE void layer_backward(const Network& net, int l, const float* inputs, const float* outputs_gradient,
                                 float* inputs_gradient, float* sums) {
-  const Layer& n = net.layer[l];
+  const Layer n = net.layer[l];
   float *weight = sums + n.gradient, *bias = weight + n.out * n.in;
-  const auto start = [&](int64_t r, int64_t c) { return load(weight + r * n.in + c); };
-  const auto finish = [&](int64_t r, int64_t c, F sum) { store(weight + r * n.in + c, sum); };
-  product<kWeightSums, Last ? kOutputs : kWeightSums>(n.out, kTile, outputs_gradient, 1, n.out, inputs, n.in, start,
-                                                      finish);
-  for (int64_t s = 0; s < kTile; ++s) {
-    for (int64_t o = 0; o < n.out; ++o) bias[o] += outputs_gradient[s * n.out + o];
+  product<kWeightSums, Last ? kOutputs : kWeightSums>(
+      n.out, kTile, outputs_gradient, 1, n.out, inputs, n.in,
+      [=](int64_t r, int64_t c) { return load(weight + r * n.in + c); },
+      [=](int64_t r, int64_t c, F sum) { store(weight + r * n.in + c, sum); });
+  if (Last) {
+    F sum = {};  // of several samples side by side
+    for (int64_t i = 0; i < kTile * kOutputs; i += W) sum += load(outputs_gradient + i);
+    for (int i = 0; i < W; ++i) bias[i % kOutputs] += sum[i];
+  } else {
+    for (int64_t o = 0; o < n.out; o += W) {
+      F sum = load(bias + o);
+      for (int64_t s = 0; s < kTile; ++s) sum += load(outputs_gradient + s * n.out + o);
+      store(bias + o, sum);
+    }
   }
   product<kSampleSums>(
       kTile, n.out, outputs_gradient, n.out, 1, n.weight, n.in, [](int64_t, int64_t) { return F{}; },
-      [&](int64_t r, int64_t c, F sum) {
+      [=](int64_t r, int64_t c, F sum) {
         // The derivative of ReLU, 0 at 0; the encoding has none.
         const F open = l == 0 ? sum : load(inputs + r * n.in + c) > 0.f ? sum : F{};
         store(inputs_gradient + r * n.in + c, open);
@@ -175,10 +204,11 @@ inline void backward(const Field& field, const Network& net, Tile& tile, const f
     activate<true>(field, tile);
     float *mine = tile.gradient[0], *below = tile.gradient[1];
     std::memset(mine, 0, kTile * kOutputs * sizeof(float));
+    const int colours = field.outputs - 1;
     for (int64_t i = 0; i < part; ++i) {
       mine[kOutputs * i] = sigma[first + i] * tile.slope[i];
-      for (int o = 1; o < field.outputs; ++o) {
-        mine[kOutputs * i + o] = albedo[3 * (first + i) + o - 1] * tile.slope[o * kTile + i];
+      for (int o = 0; o < colours; ++o) {
+        mine[kOutputs * i + o + 1] = albedo[colours * (first + i) + o] * tile.slope[(o + 1) * kTile + i];
       }
     }
     layer_backward<true>(net, net.count - 1, tile.input[net.count - 1], mine, below, sums);
@@ -186,15 +216,15 @@ inline void backward(const Field& field, const Network& net, Tile& tile, const f
       std::swap(mine, below);
       layer_backward<false>(net, l, tile.input[l], mine, below, sums);
     }
-    const int64_t filled = std::min(kTile, tadpole::ceil_div<int64_t>(part, kPad) * kPad);
-    for (int64_t i = 0; i < filled; ++i) {
-      float unit[3];
-      const bool in = i < part && to_unit(field, positions + 3 * (first + i), unit);
-      float* to = gradient + 2 * (first + i);
-      for (int64_t l = 0; l < head.inputs / 2; ++l) {
-        const float zeros[2] = {};
-        std::memcpy(to + 2 * l * gradient_row, in ? below + i * head.in + 2 * l : zeros, sizeof(zeros));
-      }
+    const int64_t filled = padded(part), width = head.in;
+    for (int64_t f = 0; f < head.inputs; f += 2) {
+      float* to = gradient + f * gradient_row + 2 * first;
+      for (int64_t i = 0; i < part; ++i) std::memcpy(to + 2 * i, below + i * width + f, 2 * sizeof(float));
+      std::fill_n(to + 2 * part, 2 * (filled - part), 0.f);
+    }
+    for (int64_t i = 0; i < part; ++i) {
+      if (in_box(field, positions + 3 * (first + i))) continue;
+      for (int64_t f = 0; f < head.inputs; f += 2) std::fill_n(gradient + f * gradient_row + 2 * (first + i), 2, 0.f);
     }
   }
 }

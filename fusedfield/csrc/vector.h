@@ -11,12 +11,13 @@ HOST_DEVICE F load(const float* p) {
 }
 HOST_DEVICE void store(float* p, F v) { std::memcpy(p, &v, sizeof(v)); }
 
-// Lane i of the result is the sum over the lanes of v[i]. Halving: two vectors become one of half sums.
+// lane_sums: lane i of the result is the sum over the lanes of v[i]; by halving, two vectors become one of half sums.
+// at_least, at_most: the larger, the smaller of two numbers; NaN stays.
 #if TADPOLE_LANES == 16
 HOST_DEVICE F lane_sums(const F* v) {
   F quad[4], pair[2];
   for (int i = 0; i < 4; ++i) {
-    const __m512 *p = reinterpret_cast<const __m512*>(v + 4 * i);
+    const __m512* p = reinterpret_cast<const __m512*>(v + 4 * i);
     const __m512d low = _mm512_castps_pd(_mm512_unpacklo_ps(p[0], p[1]) + _mm512_unpackhi_ps(p[0], p[1]));
     const __m512d high = _mm512_castps_pd(_mm512_unpacklo_ps(p[2], p[3]) + _mm512_unpackhi_ps(p[2], p[3]));
     quad[i] = (F)_mm512_unpacklo_pd(low, high) + (F)_mm512_unpackhi_pd(low, high);
@@ -28,6 +29,8 @@ HOST_DEVICE F lane_sums(const F* v) {
   return halve(pair[0], pair[1]);
 }
 HOST_DEVICE F root(F x) { return (F)_mm512_sqrt_ps((__m512)x); }
+HOST_DEVICE F at_least(F x, float low) { return (F)_mm512_max_ps(_mm512_set1_ps(low), (__m512)x); }
+HOST_DEVICE F at_most(F x, float high) { return (F)_mm512_min_ps(_mm512_set1_ps(high), (__m512)x); }
 #elif TADPOLE_LANES == 8
 HOST_DEVICE F lane_sums(const F* v) {
   __m256 quad[2];
@@ -38,6 +41,8 @@ HOST_DEVICE F lane_sums(const F* v) {
   return (F)_mm256_permute2f128_ps(quad[0], quad[1], 0x20) + (F)_mm256_permute2f128_ps(quad[0], quad[1], 0x31);
 }
 HOST_DEVICE F root(F x) { return (F)_mm256_sqrt_ps((__m256)x); }
+HOST_DEVICE F at_least(F x, float low) { return (F)_mm256_max_ps(_mm256_set1_ps(low), (__m256)x); }
+HOST_DEVICE F at_most(F x, float high) { return (F)_mm256_min_ps(_mm256_set1_ps(high), (__m256)x); }
 #else
 HOST_DEVICE F lane_sums(const F* v) {
   F sums;
@@ -48,11 +53,9 @@ HOST_DEVICE F root(F x) {
   for (int i = 0; i < W; ++i) x[i] = std::sqrt(x[i]);
   return x;
 }
+HOST_DEVICE F at_least(F x, float low) { return low > x ? F{} + low : x; }
+HOST_DEVICE F at_most(F x, float high) { return high < x ? F{} + high : x; }
 #endif
-
-// Where x < low, low; NaN stays.
-HOST_DEVICE F at_least(F x, float low) { return x < low ? F{} + low : x; }
-HOST_DEVICE F at_most(F x, float high) { return x > high ? F{} + high : x; }
 
 // e^x, relative error below 2e-7; x beyond +-87 counts as +-87. x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its Taylor
 // series; 2^n by its exponent bits.
