@@ -64,7 +64,7 @@ def field_query(
     Args:
         positions: Points in [-bound, bound]; others encode to zeros. [N, 3]
         embeddings, gridtype, align_corners, interpolation, max_level: As for `gridencoder.grid_encode`. [P, C]
-        layers: Weight [outputs, inputs] and bias [outputs] of each linear layer, from L * C channels to 4; ReLU between.
+        layers: Weight [outputs, inputs] and bias [outputs] of linear layers, from L * C channels to 4; ReLU between.
         offsets: First row of each level, and P. [L + 1]
         resolutions: Nodes along an axis of each level. [L]
         bound: Half the edge of the box.
@@ -159,20 +159,19 @@ def _register() -> None:
         )
 
     @torch.library.register_fake("fusedfield::field_query_backward")
-    def _(sigma_gradient, albedo_gradient, saved, positions, parameters, offsets, *options):
-        return positions.new_empty(offsets[-1], 2), torch.empty_like(parameters)
+    def _(sigma_gradient, albedo_gradient, saved, positions, embeddings, parameters, *options):
+        return torch.empty_like(embeddings), torch.empty_like(parameters)
 
     def save(ctx, inputs, output):
-        positions, _, parameters, *ctx.options, _ = inputs
-        ctx.save_for_backward(output[2], positions, parameters)
+        *tensors, ctx.options = *inputs[:3], inputs[3:-1]
+        ctx.save_for_backward(output[2], *tensors)
         ctx.mark_non_differentiable(output[2])
 
     def backward(ctx, sigma_gradient, albedo_gradient, _):
-        saved, positions, parameters = ctx.saved_tensors
         if ctx.needs_input_grad[0]:
             raise RuntimeError("field_query has no gradient in the positions: extension.set_mode('torch') has it")
         table, flat = torch.ops.fusedfield.field_query_backward(
-            sigma_gradient, albedo_gradient, saved, positions, parameters, *ctx.options
+            sigma_gradient, albedo_gradient, *ctx.saved_tensors, *ctx.options
         )
         return None, table, flat, *[None] * (len(ctx.options) + 1)
 

@@ -138,19 +138,22 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
 }
 
 std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, const Tensor& albedo_gradient,
-                                                const Tensor& saved, const Tensor& positions, const Tensor& parameters,
-                                                Ints offsets, Ints resolutions, bool hashed, bool align_corners,
-                                                bool smoothstep, int64_t active, Ints widths, double bound, double peak,
-                                                double slope, int64_t activation, int64_t outputs) {
+                                                const Tensor& saved, const Tensor& positions, const Tensor& embeddings,
+                                                const Tensor& parameters, Ints offsets, Ints resolutions, bool hashed,
+                                                bool align_corners, bool smoothstep, int64_t active, Ints widths,
+                                                double bound, double peak, double slope, int64_t activation,
+                                                int64_t outputs) {
   const Setup s(positions, parameters, offsets, resolutions, hashed, align_corners, smoothstep, active, widths, bound,
                 peak, slope, activation, outputs);
   const Tensor g = tadpole::checked(sigma_gradient, "fusedfield: gradient of sigma", {s.count});
   const Tensor a =
       tadpole::checked(albedo_gradient, "fusedfield: gradient of albedo", {s.count, outputs - 1});
+  tadpole::checked(embeddings, "fusedfield: embeddings", {offsets.back(), 2});
   const Tensor encoded = tadpole::checked(saved, "fusedfield: saved", {s.encoding_floats()});
   const float *sigmas = tadpole::data<float>(g), *albedos = tadpole::data<float>(a);
   const float* encodings = tadpole::data<float>(encoded);
-  Tensor table = torch::stable::new_empty(s.x, {offsets.back(), 2});
+  // Of the embeddings only the shape matters: they are an argument so that autograd sees that gradients depend on them.
+  Tensor table = torch::stable::new_empty(s.x, {embeddings.size(0), 2});
   Tensor flat = torch::stable::new_empty(s.x, {s.weights.size(0)});
   tadpole::zero(table);
 

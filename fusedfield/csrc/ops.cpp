@@ -10,7 +10,7 @@ STABLE_TORCH_LIBRARY(fusedfield, m) {
   // d<gradients, outputs> by embeddings [P, 2] and parameters
   m.def(
       "field_query_backward(Tensor sigma_gradient, Tensor albedo_gradient, Tensor saved, Tensor positions, "
-      "Tensor parameters, int[] offsets, int[] resolutions, bool hashed, bool align_corners, bool smoothstep, "
+      "Tensor embeddings, Tensor parameters, int[] offsets, int[] resolutions, bool hashed, bool align_corners, bool smoothstep, "
       "int active, int[] widths, float bound, float peak, float slope, int activation, int outputs) "
       "-> (Tensor, Tensor)");
 }

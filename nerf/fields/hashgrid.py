@@ -62,7 +62,7 @@ class HashGridField(NetworkField):
         return self.mlp(encoded, outputs)
 
     def evaluate(self, x: Tensor, outputs: int, activation: str, mixed: bool) -> tuple[Tensor, Tensor]:
-        """In one operator where there is one for it (see `fusedfield.serves`), else encoder and network by themselves."""
+        """In one operator where there is one for it (`fusedfield.serves`), else the encoder, then the network."""
         grid = self.encoder
         layers = [(layer.weight, layer.bias) for layer in self.mlp.layers]
         if mixed or not fusedfield.serves(x, grid.embeddings, layers):
