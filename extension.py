@@ -47,7 +47,8 @@ __all__ = [
     "when_loaded",
 ]
 ROOT = Path(__file__).resolve().parent
-NAMES = ("gridencoder", "raymarching", "shencoder", "freqencoder")  # the longest build first
+NAMES = ("gridencoder", "fusedfield", "raymarching", "shencoder", "freqencoder")  # the longest build first
+INCLUDES = {"fusedfield": ("gridencoder",)}  # the other extensions whose headers one includes, beside common's
 MODES = ("native", "torch")
 
 # No -march: kernels choose AVX2 or AVX-512 when they run, so that a cache shared by machines cannot crash older ones.
@@ -287,7 +288,8 @@ def _replace(move: Callable, source: Path, target: Path) -> None:
 def _source_hash(name: str) -> str:
     """Changes with every source, header (the shared ones too) and flag."""
     digest = hashlib.sha256(repr((CXX_FLAGS, CUDA_FLAGS, os.environ.get("CXX"))).encode())
-    for folder in (ROOT / name / "csrc", ROOT / "common" / "csrc"):
+    for part in (name, "common", *INCLUDES.get(name, ())):
+        folder = ROOT / part / "csrc"
         for path in sorted(folder.glob("*")):
             if path.suffix in (".h", ".cpp", ".cu"):
                 digest.update(f"{folder.parent.name}/{path.name}\0".encode() + path.read_bytes() + b"\0")

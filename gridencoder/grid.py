@@ -73,7 +73,7 @@ def grid_encode(
     if interpolation not in ("linear", "smoothstep"):
         raise ValueError(f"interpolation must be linear or smoothstep, got {interpolation!r}")
     resolutions = level_resolutions(num_levels, per_level_scale, base_resolution)
-    active = _active_levels(max_level, num_levels)
+    active = active_levels(max_level, num_levels)
     hashed, smoothstep = gridtype == "hash", interpolation == "smoothstep"
     if not _native(inputs, embeddings):
         return reference.grid_encode(
@@ -183,7 +183,8 @@ def _accumulate(gradient: Tensor, add) -> None:
         gradient.add_(total)
 
 
-def _active_levels(max_level: float | None, num_levels: int) -> int:
+def active_levels(max_level: float | None, num_levels: int) -> int:
+    """How many levels the share `max_level` of them is, rounded up; None: all. Raises ValueError outside (0, 1]."""
     if max_level is None:
         return num_levels
     if not 0 < max_level <= 1:

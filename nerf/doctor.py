@@ -208,6 +208,14 @@ def _compare_gridencoder(device: str) -> list:
     return [grid_encode(_points(device, 3), table, [0, 64, 192], 1.3, 3)]
 
 
+def _compare_fusedfield(device: str) -> list:
+    from fusedfield import field_query
+
+    table, weights = _points(device, 2, -1.0)[:192], _points(device, 8, -1.0)
+    layers = [(weights[:8, :4].contiguous(), weights[8, :8]), (weights[9:13], weights[13, :4])]
+    return list(field_query(_points(device, 3, -1.0), table, layers, [0, 64, 192], [4, 6]))
+
+
 def _compare_shencoder(device: str) -> list:
     import torch
 
@@ -236,6 +244,7 @@ def _compare_raymarching(device: str) -> list:
 COMPARISONS: dict[str, Callable[[str], list]] = {
     "raymarching": _compare_raymarching,
     "gridencoder": _compare_gridencoder,
+    "fusedfield": _compare_fusedfield,
     "shencoder": _compare_shencoder,
     "freqencoder": _compare_freqencoder,
 }

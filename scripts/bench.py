@@ -4,12 +4,14 @@
     python scripts/bench.py ops --op grid --json o.json only operators whose name contains grid; keep the figures
     python scripts/bench.py --markdown o.json           write docs/benchmarks.md from such files
 
-Ours and the reference take turns in one process on the same random data; the ratio is the median over the rounds.
+Ours and the reference take turns in one process on the same random data; the ratio is the median over the rounds. The
+fused field has a second row, against the composition it replaces: the compiled encoding and torch's linear layers.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -33,6 +35,8 @@ import freqencoder  # noqa: E402
 import gridencoder  # noqa: E402
 import raymarching  # noqa: E402
 import shencoder  # noqa: E402
+from nerf.fields import HashGridField  # noqa: E402
+from nerf.fields.network import NetworkField  # noqa: E402
 
 SHORTEST = 2e-3  # seconds one timing takes at least: shorter operators are repeated within it
 
@@ -43,6 +47,7 @@ class Case:
     size: str
     call: Callable[[], object]  # returns a tensor or a tuple of them
     inputs: tuple[Tensor, ...] = ()  # differentiated in the backward pass; none: forward only
+    peer: Callable[[], object] | None = None  # compared with this, compiled too; None: with `call` in plain torch
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Row:
 def operator_cases(device: torch.device) -> Iterator[Case]:
     """Every operator at the sizes of a training step (64 x 64 pixels, about 0.2 M samples)."""
     yield from grid_cases(device)
+    if device.type == "cpu":  # no other device has the operator
+        yield from field_cases()
     yield from ray_cases(device)
     directions = cases.directions(2**16, device=device).requires_grad_()
     points = cases.points(2**16, device=device).requires_grad_()
@@ -81,6 +88,24 @@ def grid_cases(device: torch.device) -> Iterator[Case]:
     x = (cases.points_on_rays(2**16, device=device) * 2 - 1).requires_grad_()
     call = lambda: grid(x)  # noqa: E731
     yield Case("grid_encode, input gradient", "2^16 points, along rays", call, (x,))
+
+
+def field_cases() -> Iterator[Case]:
+    """The default field, and that of the Toybox preset: 3 layers of 64 channels, smoothstep."""
+    sizes = {
+        "L8 T2^15": {"num_levels": 8, "log2_hashmap_size": 15, "base_resolution": 8, "desired_resolution": 96},
+        "L16 T2^19": {},
+    }
+    for name, layout in sizes.items():
+        field = HashGridField(**layout)
+        table = field.encoder.embeddings
+        table.data = 2 * cases.points(*table.shape) - 1
+        for order, make in (("random", cases.points), ("along rays", cases.points_on_rays)):
+            x = make(2**18) * 2 - 1
+            query = lambda x=x, field=field: field.query(x)  # noqa: E731
+            parts = lambda x=x, field=field: NetworkField.evaluate(field, x, 4, "exp", False)  # noqa: E731
+            yield Case("field_query", f"2^18 points, {order}, {name}", query, tuple(field.parameters()))
+            yield Case("field_query, parts", f"2^18 points, {order}, {name}", query, tuple(field.parameters()), parts)
 
 
 def ray_cases(device: torch.device) -> Iterator[Case]:
@@ -118,34 +143,37 @@ def inference_march(origins: Tensor, directions: Tensor, bits: Tensor, near: Ten
 
 
 def measure(case: Case, rounds: int, device: torch.device) -> Iterator[Row]:
-    """Time one case, both modes taking turns."""
-    runs = {"forward": torch.no_grad()(case.call)}
+    """Time one case, both sides taking turns."""
+    sides = {"ours": ("native", case.call), "theirs": ("native", case.peer) if case.peer else ("torch", case.call)}
     if case.inputs:
         with torch.no_grad():
             result = case.call()
         cotangents = [cases.cotangent(y) for y in (result if isinstance(result, tuple) else (result,))]
 
-        def both() -> None:
-            outputs = case.call()
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            torch.autograd.grad(outputs, case.inputs, cotangents)
+    def backward(call: Callable[[], object]) -> None:
+        outputs = call()
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        torch.autograd.grad(outputs, case.inputs, cotangents)
 
-        runs["forward+backward"] = both
-    for passes, run in runs.items():
-        times: dict[str, list[float]] = {"native": [], "torch": []}
+    for passes in ("forward", "forward+backward") if case.inputs else ("forward",):
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        runs = {
+            side: (mode, torch.no_grad()(call) if passes == "forward" else functools.partial(backward, call))
+            for side, (mode, call) in sides.items()
+        }
         repeats: dict[str, int] = {}
-        for mode in times:  # warm up, and find how often an operator has to run to be measurable
+        for side, (mode, run) in runs.items():  # warm up, and find how often it has to run to be measurable
             extension.set_mode(mode)
             seconds = min(timed(run, 1, device) for _ in range(2))
-            repeats[mode] = max(1, round(SHORTEST / max(seconds, 1e-7)))
+            repeats[side] = max(1, round(SHORTEST / max(seconds, 1e-7)))
         for _ in range(rounds):
-            for mode, taken in times.items():
+            for side, (mode, run) in runs.items():
                 extension.set_mode(mode)
-                taken.append(timed(run, repeats[mode], device))
+                times[side].append(timed(run, repeats[side], device))
         extension.set_mode("native")
-        ours, reference = (1e3 * statistics.median(times[mode]) for mode in ("native", "torch"))
-        ratio = statistics.median(theirs / own for own, theirs in zip(times["native"], times["torch"], strict=True))
-        yield Row(case.op, case.size, passes, ours, reference, ratio)
+        ours, theirs = (1e3 * statistics.median(times[side]) for side in sides)
+        ratio = statistics.median(theirs / own for own, theirs in zip(times["ours"], times["theirs"], strict=True))
+        yield Row(case.op, case.size, passes, ours, theirs, ratio)
 
 
 def timed(run: Callable[[], object], repeats: int, device: torch.device) -> float:

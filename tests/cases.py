@@ -115,3 +115,13 @@ def packed_samples(
     rgbs = torch.rand(M, channels, generator=generator, dtype=torch.float64)
     packed_info = torch.stack([first, count], 1).int().to(device)
     return sigmas.to(device, dtype), rgbs.to(device, dtype), ts.to(device, dtype), packed_info
+
+
+def linear_layers(*widths: int, device: torch.device | str = "cpu", seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Weight [outputs, inputs] and bias [outputs] of layers that keep the size of what passes them."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        weight = torch.randn(outputs, inputs, generator=generator) * math.sqrt(2 / inputs)
+        layers.append((weight.to(device), (0.2 * torch.randn(outputs, generator=generator)).to(device)))
+    return layers

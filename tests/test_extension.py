@@ -66,9 +66,13 @@ def library(house: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("changed", ["tiny/csrc/cpu.cpp", "tiny/csrc/tiny.h", "common/csrc/common.h"])
+@pytest.mark.parametrize(
+    "changed", ["tiny/csrc/cpu.cpp", "tiny/csrc/tiny.h", "common/csrc/common.h", "other/csrc/other.h"]
+)
 def test_a_change_of_source_or_header_changes_the_key(house, monkeypatch, changed):
     monkeypatch.setattr(extension, "ROOT", house)
+    monkeypatch.setitem(extension.INCLUDES, "tiny", ("other",))
+    (house / "other/csrc").mkdir(parents=True)
     before = extension.status("tiny"), extension._cached("tiny")
     with open(house / changed, "a") as file:
         file.write("\n")

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTENSIONS = {"raymarching", "gridencoder", "shencoder", "freqencoder", "rasterizer"}
+EXTENSIONS = {"raymarching", "gridencoder", "fusedfield", "shencoder", "freqencoder", "rasterizer"}
 ALLOWED = {  # part -> the parts it may import
     "common": set(),
     "extension": {"common"},
     **{name: {"extension"} for name in EXTENSIONS},
+    "fusedfield": {"extension", "gridencoder"},
     "guidance": set(),
     "toybox": {"extension"},
     "nerf": EXTENSIONS | {"extension", "guidance", "toybox"},

@@ -6,116 +6,21 @@
 // serves the rest.
 #include <torch/csrc/stable/library.h>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <string>
 
-#include "gridencoder/csrc/host.h"
-#include "gridencoder/csrc/points.h"
-#include "gridencoder/csrc/scalar.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define GRID_VECTORS 1
-#include <immintrin.h>
-#endif
+#include "gridencoder/csrc/kernels.h"
 
 namespace gridencoder {
 
 constexpr int64_t kChunk = 1 << 16;  // points transposed at a time: 8 MB for 32 features
 
-#ifdef GRID_VECTORS
-
-#define GRID_LANES 8
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
-namespace avx2 {
-#include "gridencoder/csrc/simd.h"
-}
-#undef GRID_LANES
-
-#define GRID_LANES 16  // the target adds to AVX2
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512bw"))), apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw")
-#endif
-namespace avx512 {
-#include "gridencoder/csrc/simd.h"
-}
-#undef GRID_LANES
-#ifdef __clang__
-#pragma clang attribute pop
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#endif  // GRID_VECTORS
-
-enum Path { kBaseline, kAvx2, kAvx512 };
-
-// The widest vectors this processor has, or those TADPOLE_CPU_PATH asks for (baseline, avx2, avx512).
-Path cpu_path() {
-  Path best = kBaseline;
-#ifdef GRID_VECTORS
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = kAvx2;
-  if (best == kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) {
-    best = kAvx512;
-  }
-#endif
-  const char* asked = std::getenv("TADPOLE_CPU_PATH");
-  if (asked == nullptr || *asked == '\0') return best;
-  const std::string name = asked;
-  const Path path = name == "avx512" ? kAvx512 : name == "avx2" ? kAvx2 : kBaseline;
-  STD_TORCH_CHECK(path != kBaseline || name == "baseline", "TADPOLE_CPU_PATH must be baseline, avx2 or avx512, got ",
-                  name);
-  STD_TORCH_CHECK(path <= best, "TADPOLE_CPU_PATH asks for ", name, ", which this processor does not have");
-  return path;
-}
-
-// The path for these sizes. Vector kernels are there for 3 dimensions and 2 channels, and do not divide.
-Path choose_path(const Grid& grid, int64_t D, int64_t C) {
-  const Path path = cpu_path();
-  const bool divides =
-      std::any_of(grid.level, grid.level + grid.active, [](const Level& level) { return level.modulo; });
-  return D == 3 && C == 2 && !divides ? path : kBaseline;
-}
-
 Kernels choose(const Problem& p, Path path) {
-#ifdef GRID_VECTORS
-  if (path == kAvx512) return avx512::kernels(p.direction != nullptr);
-  if (path == kAvx2) return avx2::kernels(p.direction != nullptr);
-#endif
-  return with_sizes(p.dimensions, p.channels, [](auto d, auto c) -> Kernels {
-    constexpr int D = d.value, C = c.value;
-    return {scalar::encode<D, C>, scalar::input_gradient<D, C>, scalar::embedding_gradient<D, C>};
-  });
+  return with_sizes(p.dimensions, p.channels, [&](auto d, auto c) { return kernels_for<d.value, c.value>(p, path); });
 }
 
 // Vector kernels read any table; the others a float32 copy of a 16-bit one.
 Tensor readable_table(const Tensor& table, Path path) {
-  return path == kBaseline ? torch::stable::to(table, ScalarType::Float) : table;
-}
-
-// Runs work(task) for 0 .. tasks - 1, the last first, each on whichever thread is free.
-template <class Work>
-void share(int64_t tasks, const Work& work) {
-  std::atomic<int64_t> next{tasks};
-  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread) {
-      for (int64_t task = --next; task >= 0; task = --next) work(task);
-    }
-  });
+  return path == tadpole::kBaseline ? torch::stable::to(table, ScalarType::Float) : table;
 }
 
 using Store = void (Points::*)(const Problem&, int64_t first, int64_t begin, int64_t end) const;
@@ -131,7 +36,7 @@ void run(const Problem& p, Kernel kernel, int64_t width, Store store) {
       points.load(p, first, begin * lanes, std::min(end * lanes, count));
     });
     const int64_t parts = store ? std::min<int64_t>(vectors, torch::stable::get_num_threads()) : 1;
-    share(p.grid.active * parts, [&](int64_t task) {
+    tadpole::share(p.grid.active * parts, [&](int64_t task, int64_t) {
       const int64_t part = task % parts;
       const int64_t begin = vectors * part / parts * lanes, end = std::min(vectors * (part + 1) / parts * lanes, count);
       kernel(p, points, static_cast<int>(task / parts), begin, end);
@@ -140,20 +45,6 @@ void run(const Problem& p, Kernel kernel, int64_t width, Store store) {
     torch::stable::parallel_for(0, count, 1024,
                                 [&](int64_t begin, int64_t end) { (points.*store)(p, first, begin, end); });
   }
-}
-
-// Large pages: the gradient of a table is touched at random, and a page fault for each 4 kB of it costs more than its
-// zeros.
-void zero(Tensor& table) {
-  char* start = static_cast<char*>(table.mutable_data_ptr());
-  const int64_t bytes = table.numel() * static_cast<int64_t>(sizeof(float));
-#ifdef __linux__
-  const uintptr_t page = 2 << 20, begin = (reinterpret_cast<uintptr_t>(start) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(start) + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: it may fail
-#endif
-  const auto clear = [&](int64_t from, int64_t to) { std::memset(start + from, 0, to - from); };
-  torch::stable::parallel_for(0, bytes, 1 << 18, clear);
 }
 
 Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::optional<Tensor>& direction, Ints offsets,
@@ -193,7 +84,7 @@ Tensor grid_embedding_gradient(const Tensor& gradient, const Tensor& inputs, con
   const int64_t channels = gradient.dim() == 2 ? gradient.size(1) / grid.levels : 0;
   const Tensor g = checked_gradient(gradient, x, grid.levels, channels);
   Tensor output = torch::stable::new_empty(x, {offsets.back(), channels});
-  zero(output);
+  tadpole::zero(output);
   const Problem p(grid, channels, x, along, nullptr, &g, output);
   run(p, choose(p, choose_path(grid, p.dimensions, channels)).embedding_gradient, 0, nullptr);
   return output;
@@ -201,12 +92,12 @@ Tensor grid_embedding_gradient(const Tensor& gradient, const Tensor& inputs, con
 
 void grid_total_variation_gradient_(Tensor gradient, const Tensor& inputs, const Tensor& embeddings, double weight,
                                     Ints offsets, Ints resolutions, bool hashed) {
-  const Tensor x = checked_points(inputs), table = readable_table(checked_table(embeddings, offsets), kBaseline);
+  const Tensor x = checked_points(inputs), table = readable_table(checked_table(embeddings, offsets), tadpole::kBaseline);
   check_accumulator(gradient, table);
   const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, false, false, resolutions.size());
   const auto kernel = with_sizes(x.size(1), table.size(1),
                                  [](auto d, auto c) { return &scalar::total_variation_gradient<d.value, c.value>; });
-  share(grid.levels, [&](int64_t l) {
+  tadpole::share(grid.levels, [&](int64_t l, int64_t) {
     const int64_t start = grid.level[l].offset * table.size(1);
     kernel(grid.level[l], tadpole::data<float>(x), x.size(0), tadpole::data<float>(table) + start,
            static_cast<float>(weight), tadpole::data<float>(gradient) + start);

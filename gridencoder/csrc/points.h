@@ -35,20 +35,35 @@ struct Problem {
   float* output;           // [N, L * C], [P, C] or [N, D]
 };
 
-// Up to `capacity` points, transposed so that the lanes of a vector are neighbouring points. Points outside the unit
-// cube, and those that fill up the last vector, lie in its middle with a zero direction and a zero gradient: kernels
-// need no mask.
-struct Points {
+// Points laid out for vectors: the lanes of one are neighbouring points. Points outside the unit cube, and those that
+// fill up the last vector, lie in its middle with a zero direction and a zero gradient: kernels need no mask.
+struct Columns {
   static constexpr int64_t kLanes = 16;  // of the widest vector
 
-  // `width`: floats a level leaves for each point.
-  Points(const Problem& p, int64_t capacity, int64_t width)
-      // An odd number of cache lines between rows: a power of two would put the same point of all levels into one set.
-      : row((capacity + kLanes - 1) / kLanes * kLanes + kLanes),
-        position(new float[p.dimensions * row]),
-        direction(p.direction ? new float[p.dimensions * row] : nullptr),
-        gradient(p.gradient ? new float[p.grid.active * row * p.channels] : nullptr),
-        result(new float[p.grid.active * row * width]) {}
+  // An odd number of cache lines between rows: a power of two would put the same point of all levels into one set.
+  static int64_t row_for(int64_t points) { return (points + kLanes - 1) / kLanes * kLanes + kLanes; }
+
+  int64_t row;  // points from one axis or level to the next
+  float* position = nullptr;   // [D, row]
+  float* direction = nullptr;  // [D, row] or null
+  float* gradient = nullptr;   // [active, row, C] or null
+  float* result = nullptr;     // [active, row, width]: what the levels leave
+};
+
+// Columns that own their memory, and how they are filled and read.
+struct Points : Columns {
+  // Up to `capacity` points; `width`: floats a level leaves for each.
+  Points(const Problem& p, int64_t capacity, int64_t width) : Columns{row_for(capacity)} {
+    // Not vectors: those would be filled with zeros first, which costs as much as a level.
+    const auto floats = [this](std::unique_ptr<float[]>& store, int64_t count) {
+      store.reset(new float[count * row]);
+      return store.get();
+    };
+    position = floats(store_[0], p.dimensions);
+    if (p.direction) direction = floats(store_[1], p.dimensions);
+    if (p.gradient) gradient = floats(store_[2], p.grid.active * p.channels);
+    result = floats(store_[3], p.grid.active * width);
+  }
 
   // Points begin .. end of those that start at `first`; a caller with several threads gives each a range of whole
   // vectors.
@@ -64,7 +79,7 @@ struct Points {
       }
       if (!p.gradient) continue;
       const float* from = p.gradient + n * p.grid.levels * C;
-      float* to = gradient.get() + i * C;
+      float* to = gradient + i * C;
       for (int l = 0; l < p.grid.active; ++l, from += C, to += row * C) {
         for (int64_t c = 0; c < C; ++c) to[c] = in ? from[c] : 0.f;
       }
@@ -75,7 +90,7 @@ struct Points {
   void store_features(const Problem& p, int64_t first, int64_t begin, int64_t end) const {
     const int64_t D = p.dimensions, C = p.channels, features = p.grid.levels * C;
     for (int64_t i = begin; i < end; ++i) {
-      const float* from = result.get() + i * C;
+      const float* from = result + i * C;
       float* to = p.output + (first + i) * features;
       const int64_t filled = inside(p.inputs + (first + i) * D, static_cast<int>(D)) ? p.grid.active : 0;
       for (int64_t l = 0; l < filled; ++l, from += row * C) {
@@ -97,16 +112,12 @@ struct Points {
     }
   }
 
-  int64_t row;  // points from one axis or level to the next
-  // Not vectors: those would be filled with zeros first, which costs as much as a level.
-  std::unique_ptr<float[]> position;   // [D, row]
-  std::unique_ptr<float[]> direction;  // [D, row]
-  std::unique_ptr<float[]> gradient;   // [active, row, C]
-  std::unique_ptr<float[]> result;     // [active, row, width]
+ private:
+  std::unique_ptr<float[]> store_[4];
 };
 
 // A kernel works on points begin .. end (`begin` a multiple of kLanes) of one level.
-using Kernel = void (*)(const Problem&, Points&, int level, int64_t begin, int64_t end);
+using Kernel = void (*)(const Problem&, const Columns&, int level, int64_t begin, int64_t end);
 
 struct Kernels {
   Kernel encode;

@@ -52,13 +52,13 @@ struct Point {
 };
 
 template <int D>
-Point<D> point_at(const Problem& p, const Points& points, const Level& level, int64_t i) {
-  const float* directions = p.direction ? points.direction.get() + i : nullptr;
-  return Point<D>(p.grid, level, points.position.get() + i, directions, points.row);
+Point<D> point_at(const Problem& p, const Columns& points, const Level& level, int64_t i) {
+  const float* directions = p.direction ? points.direction + i : nullptr;
+  return Point<D>(p.grid, level, points.position + i, directions, points.row);
 }
 
 template <int D, int C>
-void encode(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
+void encode(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const float* table = static_cast<const float*>(p.embeddings) + static_cast<int64_t>(level.offset) * C;
   for (int64_t i = begin; i < end; ++i) {
@@ -69,17 +69,17 @@ void encode(const Problem& p, Points& points, int l, int64_t begin, int64_t end)
       const float* row = table + static_cast<int64_t>(corner_row<D>(level, point.cell, k)) * C;
       for (int c = 0; c < C; ++c) sum[c] += weight[k] * row[c];
     }
-    std::memcpy(points.result.get() + (l * points.row + i) * C, sum, sizeof(sum));
+    std::memcpy(points.result + (l * points.row + i) * C, sum, sizeof(sum));
   }
 }
 
 template <int D, int C>
-void input_gradient(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
+void input_gradient(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const float* table = static_cast<const float*>(p.embeddings) + static_cast<int64_t>(level.offset) * C;
   for (int64_t i = begin; i < end; ++i) {
     const Point<D> point = point_at<D>(p, points, level, i);
-    const float* gradient = points.gradient.get() + (l * points.row + i) * C;
+    const float* gradient = points.gradient + (l * points.row + i) * C;
     float weight[1 << D], dot[1 << D] = {};
     for (int k = 0; k < 1 << D; ++k) {
       const float* row = table + static_cast<int64_t>(corner_row<D>(level, point.cell, k)) * C;
@@ -95,12 +95,12 @@ void input_gradient(const Problem& p, Points& points, int l, int64_t begin, int6
 }
 
 template <int D, int C>
-void embedding_gradient(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
+void embedding_gradient(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   float* table = p.output + static_cast<int64_t>(level.offset) * C;
   for (int64_t i = begin; i < end; ++i) {
     const Point<D> point = point_at<D>(p, points, level, i);
-    const float* gradient = points.gradient.get() + (l * points.row + i) * C;
+    const float* gradient = points.gradient + (l * points.row + i) * C;
     float weight[1 << D];
     point.weights(-1, weight);
     for (int k = 0; k < 1 << D; ++k) {

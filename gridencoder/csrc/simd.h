@@ -1,16 +1,16 @@
-// The CPU kernels for 3 dimensions and 2 channels, with GRID_LANES points in a vector: 16 with AVX-512, 8 with AVX2.
+// The CPU kernels for 3 dimensions and 2 channels, with TADPOLE_LANES points in a vector: 16 with AVX-512, 8 with AVX2.
 //
-// No include guard: cpu.cpp includes it once per instruction set, inside a region compiled for it and a namespace of
-// its own.
+// No include guard: common/csrc/vectors.h includes it once per instruction set, inside a region compiled for it and a
+// namespace of its own.
 //
 // DESIGN: levels outside, points inside, so that the rows of one level stay in the cache. A row (2 floats) is one
 // 8-byte load. Rows of the fine levels come from memory: they are computed and prefetched kAhead vectors before they
 // are used.
 
-typedef float F __attribute__((vector_size(4 * GRID_LANES)));
-typedef uint32_t U __attribute__((vector_size(4 * GRID_LANES)));
-typedef int32_t I __attribute__((vector_size(4 * GRID_LANES)));
-constexpr int W = GRID_LANES;
+typedef float F __attribute__((vector_size(4 * TADPOLE_LANES)));
+typedef uint32_t U __attribute__((vector_size(4 * TADPOLE_LANES)));
+typedef int32_t I __attribute__((vector_size(4 * TADPOLE_LANES)));
+constexpr int W = TADPOLE_LANES;
 constexpr int kCorners = 8;
 constexpr int kAhead = 4;
 constexpr int64_t kCacheBytes = 1 << 18;  // tables below this are in the cache anyway
@@ -32,7 +32,7 @@ HOST_DEVICE F load(const float* p) {
 #include "gridencoder/csrc/cell.h"
 
 // The two channels of W rows.
-#if GRID_LANES == 16
+#if TADPOLE_LANES == 16
 HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
@@ -131,11 +131,11 @@ struct Corners {
 // `Order` derivatives of the weights are wanted. The others are not stored: the ring of `each` is memory, and every
 // store to it costs.
 template <bool Directional, int Order>
-HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, const Points& points, int64_t i) {
+HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, const Columns& points, int64_t i) {
   F x[3];
   for (int d = 0; d < 3; ++d) {
-    x[d] = load(points.position.get() + d * points.row + i);
-    if (Directional) corners.direction[d] = load(points.direction.get() + d * points.row + i);
+    x[d] = load(points.position + d * points.row + i);
+    if (Directional) corners.direction[d] = load(points.direction + d * points.row + i);
   }
   const Cell<3> cell = locate<3>(grid, level, x);
   for (int d = 0; d < 3; ++d) {
@@ -159,7 +159,7 @@ HOST_DEVICE void prefetch(const Corners& corners, const char* table, int64_t row
 // Calls use(corners, i) for the points i of a level in order, having found and prefetched their corners kAhead vectors
 // ago.
 template <bool Directional, int Order, bool Write, class Use>
-HOST_DEVICE void each(const Grid& grid, const Level& level, const Points& points, int64_t begin, int64_t end,
+HOST_DEVICE void each(const Grid& grid, const Level& level, const Columns& points, int64_t begin, int64_t end,
                       const char* table, int64_t row_bytes, const Use& use) {
   Corners ring[kAhead];
   const bool far = level.size * row_bytes > kCacheBytes;
@@ -179,10 +179,10 @@ HOST_DEVICE void each(const Grid& grid, const Level& level, const Points& points
 }
 
 template <bool Directional>
-void encode(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
+void encode(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
-  float* result = points.result.get() + 2 * l * points.row;
+  float* result = points.result + 2 * l * points.row;
   each<Directional, Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes,
                                         [&](const Corners& corners, int64_t i) {
                                           F weight[kCorners], sum[2] = {};
@@ -198,11 +198,11 @@ void encode(const Problem& p, Points& points, int l, int64_t begin, int64_t end)
 }
 
 template <bool Directional>
-void input_gradient(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
+void input_gradient(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
-  const float* gradient = points.gradient.get() + 2 * l * points.row;
-  float* result = points.result.get() + 3 * l * points.row;
+  const float* gradient = points.gradient + 2 * l * points.row;
+  float* result = points.result + 3 * l * points.row;
   each<Directional, 1 + Directional, false>(
       p.grid, level, points, begin, end, table.start, table.row_bytes, [&](const Corners& corners, int64_t i) {
         F g[2], dot[kCorners];
@@ -222,10 +222,10 @@ void input_gradient(const Problem& p, Points& points, int l, int64_t begin, int6
 }
 
 template <bool Directional>
-void embedding_gradient(const Problem& p, Points& points, int l, int64_t begin, int64_t end) {
+void embedding_gradient(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   float* table = p.output + 2 * static_cast<int64_t>(level.offset);
-  const float* gradient = points.gradient.get() + 2 * l * points.row;
+  const float* gradient = points.gradient + 2 * l * points.row;
   each<Directional, Directional, true>(
       p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8,
       [&](const Corners& corners, int64_t i) {

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import fusedfield
 from gridencoder import GridEncoder
 from nerf.fields.base import MLP, seeded, split_groups
 from nerf.fields.network import NetworkField
@@ -59,6 +60,29 @@ class HashGridField(NetworkField):
 
     def network(self, encoded: Tensor, outputs: int) -> Tensor:
         return self.mlp(encoded, outputs)
+
+    def evaluate(self, x: Tensor, outputs: int, activation: str, mixed: bool) -> tuple[Tensor, Tensor]:
+        """In one operator where there is one for it (`fusedfield.serves`), else the encoder, then the network."""
+        grid = self.encoder
+        layers = [(layer.weight, layer.bias) for layer in self.mlp.layers]
+        if mixed or not fusedfield.serves(x, grid.embeddings, layers):
+            return super().evaluate(x, outputs, activation, mixed)
+        return fusedfield.field_query(
+            x,
+            grid.embeddings,
+            layers,
+            grid.offsets,
+            grid.resolutions,
+            gridtype=grid.gridtype,
+            align_corners=grid.align_corners,
+            interpolation=grid.interpolation,
+            max_level=self.max_level,
+            bound=self.bound,
+            activation=activation,
+            blob_density=self.blob_density,
+            blob_radius=self.blob_radius,
+            outputs=outputs,
+        )
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """Groups for an optimiser: the grid at ten times `lr`, the MLP at `lr`."""

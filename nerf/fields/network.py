@@ -42,7 +42,7 @@ class NetworkField(Field):
             raise ValueError(f"unknown density activation '{density_activation}': choose one of {names}")
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
-        self.activation = DENSITY_ACTIVATIONS[density_activation]
+        self.density_activation = density_activation
         self.blob_density, self.blob_radius = float(blob_density), float(blob_radius)
         self.mixed = precision == "bf16"
 
@@ -54,20 +54,23 @@ class NetworkField(Field):
         """The first `outputs` channels: density before blob and activation, then albedo. [M, C] -> [M, outputs]"""
         raise TypeError(f"{type(self).__name__} does not define network()")
 
-    def _raw(self, x: Tensor, outputs: int, mixed: bool) -> Tensor:
+    def evaluate(self, x: Tensor, outputs: int, activation: str, mixed: bool) -> tuple[Tensor, Tensor]:
+        """Density and the rest of the first `outputs` channels, activated. [M, 3] -> [M], [M, outputs - 1]
+
+        activation: of the density, or none. mixed: the network in bf16.
+        """
         encoded = self.encode(x)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=mixed):
-            return self.network(encoded, outputs).float()
-
-    def _blob(self, x: Tensor) -> Tensor:
-        return density_blob(x, self.blob_density, self.blob_radius)
+            raw = self.network(encoded, outputs).float()
+        value = raw[:, 0] + density_blob(x, self.blob_density, self.blob_radius)
+        density = value if activation == "none" else DENSITY_ACTIVATIONS[activation](value)
+        return density, torch.sigmoid(raw[:, 1:])
 
     def potential(self, x: Tensor) -> Tensor:
-        return self._raw(x, 1, mixed=False)[:, 0] + self._blob(x)
+        return self.evaluate(x, 1, "none", mixed=False)[0]
 
     def density(self, x: Tensor) -> Tensor:
-        return self.activation(self._raw(x, 1, self.mixed)[:, 0] + self._blob(x))
+        return self.evaluate(x, 1, self.density_activation, self.mixed)[0]
 
     def query(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raw = self._raw(x, 4, self.mixed)
-        return self.activation(raw[:, 0] + self._blob(x)), torch.sigmoid(raw[:, 1:])
+        return self.evaluate(x, 4, self.density_activation, self.mixed)

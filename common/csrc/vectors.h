@@ -1,0 +1,38 @@
+// Compiles the header TADPOLE_VECTOR_CODE, which has no include guard, for AVX2 in a namespace avx2 and for AVX-512 in a
+// namespace avx512, TADPOLE_LANES floats in a vector. Where there are none (TADPOLE_VECTORS), this is empty.
+//
+//   #define TADPOLE_VECTOR_CODE "gridencoder/csrc/simd.h"
+//   #include "common/csrc/vectors.h"         // inside the extension's namespace, after common/csrc/cpu.h
+#ifdef TADPOLE_VECTORS
+
+#define TADPOLE_LANES 8
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+namespace avx2 {
+#include TADPOLE_VECTOR_CODE
+}
+#undef TADPOLE_LANES
+
+#define TADPOLE_LANES 16  // the target adds to AVX2
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512bw"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw")
+#endif
+namespace avx512 {
+#include TADPOLE_VECTOR_CODE
+}
+#undef TADPOLE_LANES
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // TADPOLE_VECTORS
+#undef TADPOLE_VECTOR_CODE

@@ -1,0 +1,16 @@
+// The operators of torch.ops.fusedfield; field.h describes their arguments, field.py their use.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(fusedfield, m) {
+  // -> sigma, albedo, saved (empty unless `save`)
+  m.def(
+      "field_query(Tensor positions, Tensor embeddings, Tensor parameters, int[] offsets, int[] resolutions, "
+      "bool hashed, bool align_corners, bool smoothstep, int active, int[] widths, float bound, float peak, "
+      "float slope, int activation, int outputs, bool save) -> (Tensor, Tensor, Tensor)");
+  // d<gradients, outputs> by embeddings [P, 2] and parameters
+  m.def(
+      "field_query_backward(Tensor sigma_gradient, Tensor albedo_gradient, Tensor saved, Tensor positions, "
+      "Tensor embeddings, Tensor parameters, int[] offsets, int[] resolutions, bool hashed, bool align_corners, bool smoothstep, "
+      "int active, int[] widths, float bound, float peak, float slope, int activation, int outputs) "
+      "-> (Tensor, Tensor)");
+}
