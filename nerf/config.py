@@ -303,7 +303,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "O2": dict(fp16=True, cuda_ray=False, backbone="vanilla", progressive_level=True),
     # The small objects of toybox/shapes.py on two cores; scripts/evaluate.py measures what a change is worth.
     "toybox": dict(
-        iters=400,
+        iters=600,
         batch_size=2,
         optim="adam",
         lr=2e-3,
