@@ -34,6 +34,7 @@ from toybox.words import OBJECTS, caption  # noqa: E402
 
 PROMPTS = {"objects": [caption(name) for name in OBJECTS]}
 SHEET_VIEWS = (0, 2, 4, 6, 9)  # of metrics.evaluation_views
+SHEET_GREY = 0.85  # behind the objects, some of which are white
 
 
 def main():
@@ -113,8 +114,8 @@ def measure(workspace: Path) -> tuple[dict, torch.Tensor]:
     }
     true = metrics.truth(meta["text"])
     shown = torch.tensor(SHEET_VIEWS)
-    top = true.albedo[score.variant][shown] + ~true.silhouettes[score.variant][shown][..., None]
-    bottom = out.rgb[shown] + 1 - out.opacity[shown]
+    top = true.albedo[score.variant][shown] + SHEET_GREY * ~true.silhouettes[score.variant][shown][..., None]
+    bottom = out.rgb[shown] + SHEET_GREY * (1 - out.opacity[shown])
     return row, torch.cat([torch.cat(list(top), 1), torch.cat(list(bottom), 1)])
 
 
