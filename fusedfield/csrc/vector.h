@@ -73,8 +73,8 @@ HOST_DEVICE F exponential(F x) {
 // log(1 + u) for u in [0, 1]: 2 artanh(u / (2 + u)) by its series, whose terms fall by 9 each.
 HOST_DEVICE F log_one_plus(F u) {
   const F z = u / (u + 2.f), z2 = z * z;
-  F series = F{} + 2.f / 15;
-  for (float c : {2.f / 13, 2.f / 11, 2.f / 9, 2.f / 7, 2.f / 5, 2.f / 3, 2.f}) series = series * z2 + c;
+  F series = F{} + 2.f / 13;
+  for (float c : {2.f / 11, 2.f / 9, 2.f / 7, 2.f / 5, 2.f / 3, 2.f}) series = series * z2 + c;
   return series * z;
 }
 

@@ -42,6 +42,35 @@ HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
   a = (F)_mm512_permutex2var_ps(low, even, high);
   b = (F)_mm512_permutex2var_ps(low, odd, high);
 }
+// The rows of two corners, neighbours in memory where `adjacent`: then one load has both. Loads and shuffles are faster
+// than gather instructions, by a tenth of the encoding along rays and more at random points.
+HOST_DEVICE void gather_two(const float* table, U low, U high, bool adjacent, F* a, F* b) {
+  alignas(64) uint32_t row[2][W];
+  std::memcpy(row[0], &low, sizeof(low));
+  std::memcpy(row[1], &high, sizeof(high));
+  asm("" : "+m"(row));  // or the compiler takes the rows out of the vectors one by one, which is slow
+  const auto both = [&](int i) {
+    const float* first = table + 2 * static_cast<int64_t>(row[0][i]);
+    if (adjacent) return _mm_loadu_ps(first);
+    const __m128 half = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(first)));
+    return _mm_loadh_pi(half, reinterpret_cast<const __m64*>(table + 2 * static_cast<int64_t>(row[1][i])));
+  };
+  __m512 quad[4];  // a b a b of the points i, i + 4, i + 8, i + 12
+  for (int i = 0; i < 4; ++i) {
+    quad[i] = _mm512_castps128_ps512(both(i));
+    quad[i] = _mm512_insertf32x4(quad[i], both(i + 4), 1);
+    quad[i] = _mm512_insertf32x4(quad[i], both(i + 8), 2);
+    quad[i] = _mm512_insertf32x4(quad[i], both(i + 12), 3);
+  }
+  const __m512d first = _mm512_castps_pd(_mm512_unpacklo_ps(quad[0], quad[1]));
+  const __m512d second = _mm512_castps_pd(_mm512_unpacklo_ps(quad[2], quad[3]));
+  const __m512d third = _mm512_castps_pd(_mm512_unpackhi_ps(quad[0], quad[1]));
+  const __m512d fourth = _mm512_castps_pd(_mm512_unpackhi_ps(quad[2], quad[3]));
+  a[0] = (F)_mm512_unpacklo_pd(first, second);
+  b[0] = (F)_mm512_unpackhi_pd(first, second);
+  a[1] = (F)_mm512_unpacklo_pd(third, fourth);
+  b[1] = (F)_mm512_unpackhi_pd(third, fourth);
+}
 HOST_DEVICE void gather(const BFloat16* table, U row, F& a, F& b) {
   const U both = (U)_mm512_i32gather_epi32((__m512i)row, table, 4);
   a = (F)(both << 16);
@@ -119,6 +148,13 @@ struct Table {
     if (type == ScalarType::Half) return gather(reinterpret_cast<const Half*>(start), row, a, b);
     gather(reinterpret_cast<const BFloat16*>(start), row, a, b);
   }
+  HOST_DEVICE void read_two(U low, U high, bool adjacent, F* a, F* b) const {
+#if TADPOLE_LANES == 16
+    if (type == ScalarType::Float) return gather_two(reinterpret_cast<const float*>(start), low, high, adjacent, a, b);
+#endif
+    read(low, a[0], b[0]);
+    read(high, a[1], b[1]);
+  }
 };
 
 // W points of one level: where their corners are, and what their weights need.
@@ -182,16 +218,17 @@ template <bool Directional>
 void encode(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
+  const bool adjacent = !level.hash && level.mask == ~0u;  // of corners along x, whose nodes are stored one by one
   float* result = points.result + 2 * l * points.row;
   each<Directional, Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes,
                                         [&](const Corners& corners, int64_t i) {
                                           F weight[kCorners], sum[2] = {};
                                           corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
-                                          for (int k = 0; k < kCorners; ++k) {
-                                            F a, b;
-                                            table.read(corners.row[k], a, b);
-                                            sum[0] += weight[k] * a;
-                                            sum[1] += weight[k] * b;
+                                          for (int k = 0; k < kCorners; k += 2) {
+                                            F a[2], b[2];
+                                            table.read_two(corners.row[k], corners.row[k + 1], adjacent, a, b);
+                                            sum[0] += weight[k] * a[0] + weight[k + 1] * a[1];
+                                            sum[1] += weight[k] * b[0] + weight[k + 1] * b[1];
                                           }
                                           interleave(result + 2 * i, sum[0], sum[1]);
                                         });
