@@ -1,7 +1,12 @@
-"""From a density field to its surface: a coarse grid first, then only the cells that can hold surface."""
+"""From a density field to its surface: a coarse grid first, then only the cells that can hold surface.
+
+The surface is where the light from outside ends, and not a level set of the density: a distilled field is a crust full
+of pores around an interior that no picture has ever shown, and its level sets have a wall on every side of all that.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,36 +20,87 @@ from nerf.types import Mesh
 COARSE = 64  # cells per axis of the first pass; a part thinner than a cell still shows in the cells next to it
 MARGIN = 0.1  # share of the threshold from which on a coarse cell is looked into
 FAINT = 0.05  # opacity below which nothing can be recognised in a picture
+DIRECTIONS = [d for d in itertools.product((-1, 0, 1), repeat=3) if any(d)]  # to the 26 neighbours
 
 
-def find_threshold(volume: np.ndarray, spacing: float) -> float:
-    """The density whose level set has the silhouettes that rays see.
-
-    Parallel rays along the three axes see opacity 1 - exp(-sum sigma dt); a mesh of level s is seen where the
-    largest density on the ray exceeds s. The level with the fewest rays that disagree at half the opacity is
-    taken, in the middle (of its logarithm) where many do equally well. No scale of densities is assumed.
+def seen_by_rays(volume: np.ndarray, spacing: float) -> np.ndarray:
+    """Which parallel rays along the three axes are at least half as opaque as the most opaque one. [3 n^2] bool
 
     Args:
-        volume: Density, >= 0, in 1/scene unit. [X, Y, Z]
+        volume: Density, >= 0, in 1/scene unit. [n, n, n]
         spacing: Distance of the samples in scene units.
 
     Raises:
         ValueError: The scene is empty; the line holds density min, mean and max.
     """
-    low, mean, high = (float(f(volume)) for f in (np.min, np.mean, np.max))
-    opacity = np.concatenate([1 - np.exp(-volume.sum(axis, dtype=np.float64).ravel() * spacing) for axis in range(3)])
+    opacity = 1 - np.exp(-_along_axes(volume, lambda v, axis: v.sum(axis, dtype=np.float64)) * spacing)
     if opacity.max() < FAINT:
+        low, mean, high = (float(f(volume)) for f in (np.min, np.mean, np.max))
         raise ValueError(
             f"the scene is empty: density min/mean/max = {low:.3g}/{mean:.3g}/{high:.3g}, no ray is more than "
             f"{opacity.max():.1%} opaque; train longer, or start anew with another --seed or a lower --lambda_entropy"
         )
-    seen = opacity > 0.5 * opacity.max()
-    peak = np.concatenate([volume.max(axis).ravel() for axis in range(3)])
-    # 1e-4: four decades below the densest point; 0.9: some of the object always remains.
-    levels = np.geomspace(1e-4 * high, 0.9 * high, 256)
+    return opacity > 0.5 * opacity.max()
+
+
+def find_level(field: np.ndarray, seen: np.ndarray, levels: np.ndarray) -> float:
+    """The level of a field whose level set has the silhouettes that rays see; no scale is assumed.
+
+    A surface is seen where the largest value on a ray exceeds its level. The level with the fewest rays that
+    disagree is taken, in the middle where many do equally well. [n, n, n], [3 n^2] bool, [K] -> one of [K]
+    """
+    peak = _along_axes(field, np.max)
     disagree = np.array([np.count_nonzero((peak > level) != seen) for level in levels])
-    best = disagree <= disagree.min() + 2e-3 * np.count_nonzero(seen)
-    return float(np.exp(np.log(levels[best]).mean()))
+    best = np.flatnonzero(disagree <= disagree.min() + 2e-3 * np.count_nonzero(seen))
+    return float(levels[round(best.mean())])
+
+
+def find_threshold(volume: np.ndarray, spacing: float) -> float:
+    """The density whose level set has the silhouettes that rays see. As `seen_by_rays`, errors included."""
+    seen, high = seen_by_rays(volume, spacing), float(volume.max())
+    # 1e-4: four decades below the densest point; 0.9: some of the object always remains.
+    return find_level(volume, seen, np.geomspace(1e-4 * high, 0.9 * high, 256))
+
+
+def _along_axes(volume: np.ndarray, reduce: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    return np.concatenate([reduce(volume, axis).ravel() for axis in range(3)])
+
+
+def exposure(volume: np.ndarray, spacing: float) -> np.ndarray:
+    """How much light reaches each point from outside: its transmittance, mean over the directions to 26 neighbours.
+
+    About one half above a surface and zero under it; little in pores and narrow gaps, none in closed cavities.
+
+    Args:
+        volume: Density, >= 0, in 1/scene unit. [n, n, n]
+        spacing: Distance of the samples in scene units.
+
+    Returns: [n, n, n] float32 in [0, 1]
+    """
+    total = np.zeros(volume.shape, dtype=np.float32)
+    for direction in DIRECTIONS:
+        axis = next(i for i in range(3) if direction[i])
+        backwards = slice(None, None, direction[axis])
+        density, light = (np.moveaxis(v, axis, 0)[backwards] for v in (volume, total))
+        steps = direction[:axis] + direction[axis + 1 :]
+        half = np.float32(0.5 * spacing * np.linalg.norm(direction))
+        through, before = np.ones(density.shape[1:], dtype=np.float32), np.zeros(density.shape[1:], dtype=np.float32)
+        for here, lit in zip(density, light, strict=True):  # slice by slice, away from where the light enters
+            through = _moved(through, steps, 1.0) * np.exp(-half * (_moved(before, steps, 0.0) + here))
+            lit += through
+            before = here
+    return total / np.float32(len(DIRECTIONS))
+
+
+def _moved(plane: np.ndarray, steps: tuple[int, int], outside: float) -> np.ndarray:
+    """A plane moved by -1, 0 or 1 along each axis; what comes in from its sides is `outside`. [n, n]"""
+    if not any(steps):
+        return plane
+    moved = np.full_like(plane, outside)
+    ends = {-1: (slice(None, -1), slice(1, None)), 0: (slice(None),) * 2, 1: (slice(1, None), slice(None, -1))}
+    (to_row, row), (to_column, column) = (ends[step] for step in steps)
+    moved[to_row, to_column] = plane[row, column]
+    return moved
 
 
 def _dilate(cells: np.ndarray) -> np.ndarray:
@@ -187,22 +243,26 @@ class DensityVolume:
             self._fill(_points_of(cells))
 
     def surface(self, threshold: float) -> Mesh:
-        """The level set of the density at the present spacing; vertices lie on it to a hundredth of a cell."""
-        # Densities are exponentials: their logarithm is what is nearly linear between two samples.
-        level = np.log(np.maximum(self.values, threshold * 1e-4) / np.float32(threshold))
+        """Where the light from outside ends, at the present spacing: the level of `exposure` with the silhouettes of rays.
+
+        `threshold` is the density to `refine` for; where it is crossed at the surface, that is the surface, to a
+        hundredth of a cell.
+        """
+        shade = 1 - exposure(self.values, self.spacing)
+        levels = np.linspace(shade.min(), shade.max(), 258)[1:-1]
+        level = shade - np.float32(find_level(shade, seen_by_rays(self.values, self.spacing), levels))
         vertices, faces = marching_cubes(level)
-        if not len(faces):
-            low, mean, high = (float(f(self.values)) for f in (np.min, np.mean, np.max))
-            raise ValueError(
-                f"no surface at density {threshold:.3g}: density min/mean/max = {low:.3g}/{mean:.3g}/{high:.3g}; "
-                "choose a threshold between them, or none to have it found"
-            )
-        vertices = self._polish(vertices, level, threshold) * self.spacing - self.bound
+        # Densities are exponentials: their logarithm is what is nearly linear between two samples.
+        density = np.log(np.maximum(self.values, threshold * 1e-4) / np.float32(threshold))
+        vertices = self._polish(vertices, level, density, threshold) * self.spacing - self.bound
         self._bar.close()
         return Mesh(torch.from_numpy(vertices.astype(np.float32)), torch.from_numpy(faces))
 
-    def _polish(self, vertices: np.ndarray, level: np.ndarray, threshold: float) -> np.ndarray:
-        """Move each vertex along its grid edge to where the field itself crosses the threshold."""
+    def _polish(self, vertices: np.ndarray, level: np.ndarray, density: np.ndarray, threshold: float) -> np.ndarray:
+        """Move vertices along their grid edges to where the field itself crosses the threshold, if it does as `level`.
+
+        `density` is the logarithm of its ratio to the threshold, and like `level` above 0 inside. [n, n, n]
+        """
         axis = np.abs(vertices - np.rint(vertices)).argmax(axis=1)
         rows = np.arange(len(vertices))
         inner = np.flatnonzero((vertices.min(axis=1) >= 0) & (vertices.max(axis=1) <= self.cells))
@@ -212,8 +272,11 @@ class DensityVolume:
         corner[np.arange(len(rows)), axis] = start.astype(np.int64)
         ends = corner.copy()
         ends[np.arange(len(rows)), axis] += 1
+        corner, ends = tuple(corner.T), tuple(ends.T)
+        crosses = ((density[corner] > 0) == (level[corner] > 0)) & ((density[ends] > 0) == (level[ends] > 0))
+        at_a, at_b = density[corner][crosses].astype(np.float64), density[ends][crosses].astype(np.float64)
+        rows, axis, start = rows[crosses], axis[crosses], start[crosses]
         a, b = np.zeros(len(rows)), np.ones(len(rows))  # the crossing lies between a and b
-        at_a, at_b = level[tuple(corner.T)].astype(np.float64), level[tuple(ends.T)].astype(np.float64)
         self._bar.total += 2 * len(rows)
         for _ in range(2):
             share = a + (b - a) * np.clip(at_a / (at_a - at_b), 0.05, 0.95)
@@ -236,24 +299,18 @@ def extract(
     *,
     resolution: int,
     bound: float,
-    threshold: float | None = None,
     occupied: Tensor | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Mesh:
     """The surface of a density field as a closed mesh, counter-clockwise from outside; see `DensityVolume`.
 
-    Args:
-        threshold: Density of the surface, > 0; None: the one whose silhouettes are those that rays see.
-
     Raises:
-        ValueError: The scene is empty, the field is not finite, or no surface lies at `threshold`.
+        ValueError: The scene is empty, or the field is not finite.
     """
     volume = DensityVolume(
         density_fn, resolution=resolution, bound=bound, occupied=occupied, device=device, progress=progress
     )
-    level = find_threshold(volume.values, volume.spacing) if threshold is None else threshold
-    if not level > 0:
-        raise ValueError(f"the density of the surface must be positive, got {level}")
-    volume.refine(level)
-    return volume.surface(level)
+    threshold = find_threshold(volume.values, volume.spacing)
+    volume.refine(threshold)
+    return volume.surface(threshold)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nerf.extract import COARSE, DensityVolume, find_threshold, occupied_cells
+from nerf.extract import COARSE, DIRECTIONS, DensityVolume, exposure, find_threshold, occupied_cells
 from nerf.marching_cubes import marching_cubes, triangle_table
 from nerf.mesh import clean, decimate, extract, main_component, signed_volume, smooth, vertex_normals
 from nerf.occupancy import OccupancyGrid
@@ -139,13 +139,44 @@ def test_extraction_at_256_asks_for_a_small_part_of_the_points():
     assert volume.queries < 0.1 * 257**3
 
 
-def test_extracted_vertices_lie_on_the_level_set():
-    mesh = extract(Ball(0.5, softness=0.02).density, resolution=48, bound=1.0, threshold=100.0, progress=False)
-    # sigma = 400 sigmoid((0.5 - r) / 0.02) is 100 at r = 0.5 + 0.02 ln 3; a cell is 0.042 wide.
+def test_vertices_of_a_hard_surface_lie_on_it():
+    mesh = extract(Ball(0.5, softness=0.002).density, resolution=48, bound=1.0, progress=False)
     radius = mesh.vertices.norm(dim=1)
-    assert_close(radius, torch.full_like(radius, 0.5 + 0.02 * math.log(3)), atol=1e-3, rtol=0)
+    # A cell is 0.042 wide; the density climbs from 1 to 399 of 400 within 0.5 +- 0.012.
+    assert_close(radius, torch.full_like(radius, 0.5), atol=0.012, rtol=0)
     assert_closed(mesh.faces)
     assert signed_volume(mesh) > 0
+
+
+def test_exposure_is_the_mean_transmittance_along_26_ways_out():
+    rng, n, spacing = np.random.default_rng(0), 5, 0.3
+    density = rng.exponential(1.0, (n, n, n)).astype(np.float32)
+    expected = np.zeros(density.shape)
+    for point in np.ndindex(density.shape):
+        for way in DIRECTIONS:
+            at, depth = np.array(point), 0.0
+            while ((at >= 0) & (at < n)).all():  # trapezoids; outside there is nothing
+                after = at + way
+                inside = ((after >= 0) & (after < n)).all()
+                ends = density[tuple(at)] + (density[tuple(after)] if inside else 0.0)
+                depth += 0.5 * ends * spacing * np.linalg.norm(way)
+                at = after
+            expected[point] += np.exp(-depth) / 26
+    np.testing.assert_allclose(exposure(density, spacing), expected, atol=1e-6)
+
+
+def test_pores_and_cavities_of_a_crust_are_no_surface():
+    ball = Ball(0.6, sigma=300.0, softness=0.02)
+
+    def porous(x):
+        holes = torch.sin(40 * x).prod(1) > 0.2  # through and through
+        return ball.density(x) * (x.norm(dim=1) > 0.4) * ~holes
+
+    mesh = main_component(extract(porous, resolution=64, bound=1.0, progress=False))
+    level_set = main_component(Mesh(*map(torch.from_numpy, marching_cubes(full_samples(porous, 64) - 30.0))))
+    assert euler(level_set.faces) < -20
+    assert euler(mesh.faces) == 2
+    assert mesh.vertices.norm(dim=1).min() > 0.5
 
 
 @pytest.mark.parametrize("sigma", [5.0, 50.0, 5000.0])
@@ -178,16 +209,10 @@ def test_an_empty_scene_is_an_error_with_its_densities():
     assert "\n" not in str(error.value)
 
 
-def test_a_threshold_above_all_densities_is_an_error_with_its_densities():
-    with pytest.raises(ValueError, match="no surface at density 900: density min/mean/max = 0/.*/400"):
-        extract(Ball(0.5).density, resolution=16, bound=1.0, threshold=900.0, progress=False)
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("threshold", [None, 10.0])
-def test_a_field_that_is_not_finite_is_an_error(value, threshold):
+def test_a_field_that_is_not_finite_is_an_error(value):
     with pytest.raises(ValueError, match="NaN or inf"):
-        extract(lambda x: torch.full((len(x),), value), resolution=16, bound=1.0, threshold=threshold, progress=False)
+        extract(lambda x: torch.full((len(x),), value), resolution=16, bound=1.0, progress=False)
 
 
 def test_unoccupied_cells_are_not_asked_for_and_empty():
@@ -200,7 +225,7 @@ def test_unoccupied_cells_are_not_asked_for_and_empty():
 
     occupied = torch.zeros(16, 16, 16, dtype=torch.bool)
     occupied[8:] = True  # x > 0; neighbouring cells, to -1/8, still count
-    mesh = extract(density, resolution=32, bound=1.0, threshold=10.0, occupied=occupied, progress=False)
+    mesh = extract(density, resolution=32, bound=1.0, occupied=occupied, progress=False)
     assert mesh.vertices[:, 0].min() > 0.2
     assert torch.cat(asked)[:, 0].min() >= -1 / 8
 

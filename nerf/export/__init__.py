@@ -35,7 +35,6 @@ class MeshOptions:
     """How a mesh is made of a field."""
 
     resolution: int = 256  # --mcubes_resolution, cells per axis
-    threshold: float | None = None  # density of the surface; None: found from the silhouettes
     decimate_target: int = 50_000  # --decimate_target, faces; 0 keeps all
     component_share: float = 0.1  # parts apart from the main one stay if they have this share of its volume; 1: none
     smoothing: int = 5  # iterations of Taubin smoothing
@@ -99,7 +98,7 @@ def save_mesh(
         device=device,
         progress=progress,
     )
-    threshold = find_threshold(volume.values, volume.spacing) if options.threshold is None else options.threshold
+    threshold = find_threshold(volume.values, volume.spacing)
     volume.refine(threshold)
     mesh = volume.surface(threshold)
     report |= {"threshold": threshold, "density_points": volume.queries, "faces_extracted": len(mesh.faces)}
