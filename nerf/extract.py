@@ -243,7 +243,7 @@ class DensityVolume:
             self._fill(_points_of(cells))
 
     def surface(self, threshold: float) -> Mesh:
-        """Where the light from outside ends, at the present spacing: the level of `exposure` with the silhouettes of rays.
+        """Where the light from outside ends, at the present spacing: the `exposure` level with the silhouettes of rays.
 
         `threshold` is the density to `refine` for; where it is crossed at the surface, that is the surface, to a
         hundredth of a cell.
