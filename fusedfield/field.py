@@ -1,40 +1,12 @@
-"""Density and albedo of a hash-grid field at points, by one operator."""
+"""Density and albedo of a hash-grid field, at points and along rays, by one operator each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-import extension
-from gridencoder.grid import active_levels
-
-from . import reference
-
-ACTIVATIONS = ("none", "exp", "softplus")  # in the order of csrc/field.h
-MAX_LAYERS, MAX_WIDTH = 8, 256
-PAD = 16  # the encoding is saved for a whole number of so many samples
-
-Layers = Sequence[tuple[Tensor, Tensor]]
-
-
-def serves(positions: Tensor, embeddings: Tensor, layers: Layers) -> bool:
-    """Whether the compiled operator takes these arguments of `field_query`; builds it on first use.
-
-    It is made for CPUs, float32, grids of 3 dimensions and 2 features a level, 2 to 8 layers of up to 256 channels,
-    and gives no gradient in the positions.
-    """
-    tensors = [positions, embeddings, *(tensor for layer in layers for tensor in layer)]
-    return (
-        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
-        and positions.shape[1] == 3
-        and embeddings.shape[1] == 2
-        and 2 <= len(layers) <= MAX_LAYERS
-        and all(max(weight.shape) <= MAX_WIDTH for weight, _ in layers)
-        and not (positions.requires_grad and torch.is_grad_enabled())
-        and extension.serves("fusedfield", positions)
-    )
+from fusedfield.dispatch import Layers, dispatch
 
 
 def field_query(
@@ -77,109 +49,84 @@ def field_query(
     Raises:
         ValueError: an argument is out of its range, or shapes disagree.
     """
-    widths = _check(positions, embeddings, layers, offsets, resolutions, gridtype, interpolation, activation, outputs)
-    active = active_levels(max_level, len(resolutions))
-    hashed, smoothstep = gridtype == "hash", interpolation == "smoothstep"
-    if not serves(positions, embeddings, layers):
-        return reference.field_query(
-            positions,
-            embeddings,
-            layers,
-            list(offsets),
-            list(resolutions),
-            hashed=hashed,
-            align_corners=align_corners,
-            smoothstep=smoothstep,
-            active=active,
-            bound=bound,
-            activation=activation,
-            blob_density=blob_density,
-            blob_radius=blob_radius,
-            outputs=outputs,
-        )
-    parameters = torch.cat([tensor.flatten() for layer in layers for tensor in layer])
-    sigma, albedo, _ = torch.ops.fusedfield.field_query(
-        positions,
+    sigma, albedo, *_ = dispatch(
+        "field_query",
+        (positions,),
         embeddings,
-        parameters,
-        list(offsets),
-        list(resolutions),
-        hashed,
+        layers,
+        offsets,
+        resolutions,
+        gridtype,
         align_corners,
-        smoothstep,
-        active,
-        widths,
+        interpolation,
+        max_level,
         bound,
+        activation,
         blob_density,
-        blob_density / blob_radius,
-        ACTIVATIONS.index(activation),
+        blob_radius,
         outputs,
-        torch.is_grad_enabled() and (embeddings.requires_grad or parameters.requires_grad),
     )
     return sigma, albedo
 
 
-def _check(positions, embeddings, layers, offsets, resolutions, gridtype, interpolation, activation, outputs):
-    """The widths of the network, once all arguments fit."""
-    if positions.ndim != 2 or not positions.is_floating_point():
-        raise ValueError(f"field_query needs float positions [N, 3], got {positions.dtype} {list(positions.shape)}")
-    if len(offsets) != len(resolutions) + 1 or embeddings.ndim != 2 or embeddings.shape[0] != offsets[-1]:
+def field_query_rays(
+    positions: Tensor,
+    lengths: Tensor,
+    packed_info: Tensor,
+    limit: float,
+    embeddings: Tensor,
+    layers: Layers,
+    offsets: Sequence[int],
+    resolutions: Sequence[int],
+    *,
+    gridtype: str = "hash",
+    align_corners: bool = False,
+    interpolation: str = "linear",
+    max_level: float | None = None,
+    bound: float = 1.0,
+    activation: str = "exp",
+    blob_density: float = 0.0,
+    blob_radius: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`field_query` of the samples of rays, up to where each has ended: nothing behind that is kept, or costs much.
+
+    A ray ends behind the sample with which its optical depth, the sum of sigma times length, passes `limit`. Sigma and
+    albedo of a sample are those of `field_query`, bit for bit, and differentiable in the same tensors.
+
+    Args:
+        positions: Samples of all rays, one ray after the other. [M, 3]
+        lengths: Of the samples, scene units. [M]
+        packed_info: First sample and sample count of each ray, in the order of the samples, int32. [N, 2]
+        limit: Optical depth at which a ray ends.
+        The others: As for `field_query`.
+
+    Returns:
+        kept [K]: the samples that were reached, ascending, int64; counts [N]: how many each ray has, int32; sigma [K],
+        albedo [K, 3].
+
+    Raises:
+        ValueError: an argument is out of its range, or shapes disagree.
+    """
+    if lengths.shape != positions.shape[:1] or packed_info.ndim != 2 or packed_info.shape[1] != 2:
         raise ValueError(
-            f"field_query needs one offset more than its {len(resolutions)} resolutions, and as many embeddings as the "
-            f"last says, got offsets {list(offsets)} and embeddings {list(embeddings.shape)}"
+            f"field_query_rays needs a length for each of its {positions.shape[0]} samples and packed_info [N, 2], got "
+            f"{list(lengths.shape)} and {list(packed_info.shape)}"
         )
-    widths = [len(resolutions) * embeddings.shape[1], *(weight.shape[0] for weight, _ in layers)]
-    for (weight, bias), inputs in zip(layers, widths, strict=False):
-        if weight.shape[1] != inputs or bias.shape != weight.shape[:1]:
-            raise ValueError(
-                f"field_query needs layers that follow each other from {widths[0]} channels on, got a weight "
-                f"{list(weight.shape)} and a bias {list(bias.shape)} for {inputs} channels"
-            )
-    if widths[-1] != 4 or outputs not in (1, 4):
-        raise ValueError(f"field_query has 4 channels and gives 1 or 4, got {widths[-1]} and outputs={outputs}")
-    for name, value, known in (
-        ("gridtype", gridtype, ("hash", "tiled")),
-        ("interpolation", interpolation, ("linear", "smoothstep")),
-        ("activation", activation, ACTIVATIONS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    return widths
-
-
-def _register() -> None:
-    @torch.library.register_fake("fusedfield::field_query")
-    def _(positions, embeddings, parameters, offsets, resolutions, hashed, align_corners, smoothstep, active, *options):
-        outputs, save = options[-2:]
-        count = positions.shape[0]
-        return (
-            positions.new_empty(count),
-            positions.new_empty(count, outputs - 1),
-            positions.new_empty((count + PAD - 1) // PAD * PAD * 2 * active if save else 0),
-        )
-
-    @torch.library.register_fake("fusedfield::field_query_backward")
-    def _(sigma_gradient, albedo_gradient, saved, positions, embeddings, parameters, *options):
-        return torch.empty_like(embeddings), torch.empty_like(parameters)
-
-    def save(ctx, inputs, output):
-        *tensors, ctx.options = *inputs[:3], inputs[3:-1]
-        ctx.save_for_backward(output[2], *tensors)
-        ctx.mark_non_differentiable(output[2])
-
-    def backward(ctx, sigma_gradient, albedo_gradient, _):
-        if ctx.needs_input_grad[0]:
-            raise RuntimeError("field_query has no gradient in the positions: extension.set_mode('torch') has it")
-        table, flat = torch.ops.fusedfield.field_query_backward(
-            sigma_gradient, albedo_gradient, *ctx.saved_tensors, *ctx.options
-        )
-        return None, table, flat, *[None] * (len(ctx.options) + 1)
-
-    def twice(ctx, *gradients):
-        raise RuntimeError("field_query has one derivative, a second was asked for: extension.set_mode('torch') has it")
-
-    torch.library.register_autograd("fusedfield::field_query", backward, setup_context=save)
-    torch.library.register_autograd("fusedfield::field_query_backward", twice)
-
-
-extension.when_loaded("fusedfield", _register)
+    kept, counts, sigma, albedo, *_ = dispatch(
+        "field_query_rays",
+        (positions, lengths.detach().to(positions.dtype), packed_info.int(), limit),
+        embeddings,
+        layers,
+        offsets,
+        resolutions,
+        gridtype,
+        align_corners,
+        interpolation,
+        max_level,
+        bound,
+        activation,
+        blob_density,
+        blob_radius,
+        4,
+    )
+    return kept, counts, sigma, albedo

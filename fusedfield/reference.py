@@ -69,3 +69,19 @@ def field_query(
     distance = (positions.square().sum(-1) + 1e-8).sqrt()
     sigma = ACTIVATIONS[activation](raw[:, 0] + blob_density - blob_density / blob_radius * distance)
     return sigma, torch.sigmoid(raw[:, 1:])
+
+
+def field_query_rays(
+    positions: Tensor, lengths: Tensor, packed_info: Tensor, limit: float, *field, outputs: int, **options
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """fusedfield.field_query_rays, its options resolved: rays side by side, padded to the longest."""
+    M, (first, count) = len(positions), packed_info.long().unbind(1)
+    place = torch.arange(int(count.max()) if len(count) else 0, device=positions.device)
+    index = torch.where(place < count[:, None], first[:, None] + place, M)  # [N, K], M: padding
+    with torch.no_grad():
+        sigma, _ = field_query(positions, *field, outputs=1, **options)
+        depth = torch.cat([sigma * lengths, sigma.new_zeros(1)])[index].double()
+        before = depth.cumsum(1) - depth
+        reached = (index < M) & ~(before > limit)
+    kept = index[reached]
+    return kept, reached.sum(1).int(), *field_query(positions[kept], *field, outputs=outputs, **options)

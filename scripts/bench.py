@@ -5,7 +5,8 @@
     python scripts/bench.py --markdown o.json           write docs/benchmarks.md from such files
 
 Ours and the reference take turns in one process on the same random data; the ratio is the median over the rounds. The
-fused field has a second row, against the composition it replaces: the compiled encoding and torch's linear layers.
+fused field has a second row, against the composition it replaces: the compiled encoding and torch's linear layers;
+along rays, rounds of the compiled density that find where each ends, and then the query.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import freqencoder  # noqa: E402
 import gridencoder  # noqa: E402
 import raymarching  # noqa: E402
 import shencoder  # noqa: E402
-from nerf.fields import HashGridField  # noqa: E402
+from nerf.fields import Field, HashGridField  # noqa: E402
 from nerf.fields.network import NetworkField  # noqa: E402
 
 SHORTEST = 2e-3  # seconds one timing takes at least: shorter operators are repeated within it
@@ -106,6 +107,12 @@ def field_cases() -> Iterator[Case]:
             parts = lambda x=x, field=field: NetworkField.evaluate(field, x, 4, "exp", False)  # noqa: E731
             yield Case("field_query", f"2^18 points, {order}, {name}", query, tuple(field.parameters()))
             yield Case("field_query, parts", f"2^18 points, {order}, {name}", query, tuple(field.parameters()), parts)
+        place = cases.points_on_rays(2**18) * 2 - 1, *cases.intervals_on_rays(2**18), 9.3
+        rays = lambda place=place, field=field: field.query_rays(*place)[2:]  # noqa: E731
+        rounds = lambda place=place, field=field: Field.query_rays(field, *place)[2:]  # noqa: E731
+        size = f"2^18 points, {round(100 * len(rays()[0]) / 2**18)} % reached, {name}"
+        yield Case("field_query_rays", size, rays, tuple(field.parameters()))
+        yield Case("field_query_rays, rounds", size, rays, tuple(field.parameters()), rounds)
 
 
 def ray_cases(device: torch.device) -> Iterator[Case]:
@@ -216,13 +223,13 @@ def bench_ops(args: argparse.Namespace) -> None:
         sys.exit(f"bench.py: nothing to compare, not built: {', '.join(missing)}")
     report = {"environment": environment(device), "rounds": args.rounds, "rows": []}
     print(" ".join(f"{key}={value}" for key, value in report["environment"].items()))
-    print(f"{'operator':28}{'size':32}{'pass':18}{'ours ms':>10}{'torch ms':>10}{'ratio':>8}")
+    print(f"{'operator':28}{'size':40}{'pass':18}{'ours ms':>10}{'torch ms':>10}{'ratio':>8}")
     for case in operator_cases(device):
         if args.op and args.op not in case.op:
             continue
         for row in measure(case, args.rounds, device):
             figures = f"{row.ours_ms:10.3f}{row.reference_ms:10.2f}{row.ratio:8.1f}"
-            print(f"{row.op:28}{row.size:32}{row.passes:18}{figures}", flush=True)
+            print(f"{row.op:28}{row.size:40}{row.passes:18}{figures}", flush=True)
             report["rows"].append(asdict(row))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")

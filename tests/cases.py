@@ -55,6 +55,15 @@ def points_on_rays(n: int, *, device: torch.device | str = "cpu", dtype: torch.d
     return ((positions.reshape(-1, 3)[:n] + 1) / 2).to(device, dtype)
 
 
+def intervals_on_rays(
+    n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Lengths [n] of the samples of `points_on_rays` in a box of edge 2, and their rays: packed_info [n / 64, 2]"""
+    first = torch.arange(0, n, 64)
+    packed_info = torch.stack([first, (n - first).clamp(max=64)], 1).int().to(device)
+    return torch.full((n,), 1.6 / 63, dtype=dtype, device=device), packed_info
+
+
 def ball_density(resolution: int, radius: float = 0.4, *, device: torch.device | str = "cpu") -> Tensor:
     """Density 20 inside a ball, 0 outside, of one cascade over [-1, 1]^3, cells in Morton order. [1, resolution^3]"""
     bits = torch.arange(resolution.bit_length() - 1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import cases
 import scenes
 from nerf.encoding import get_encoder
 from nerf.fields import BackgroundNetwork, HashGridField, VanillaField, truncated_exp
@@ -84,6 +85,28 @@ def test_density_is_the_density_of_query(build, activation):
     field = roughen(build(density_activation=activation))
     x = points(257)
     assert_close(field.density(x), field.query(x)[0])
+
+
+@FIELDS
+@pytest.mark.parametrize("training", [True, False])
+def test_rays_are_queried_up_to_where_they_end(build, training):
+    field = roughen(build())
+    *_, ts, packed_info = cases.packed_samples(70, longest=50)
+    x, lengths, limit = points(len(ts)), ts[:, 1], 1.0
+    with torch.set_grad_enabled(training):
+        kept, counts, sigma, albedo = field.query_rays(x, lengths, packed_info, limit)
+    assert sigma.requires_grad == albedo.requires_grad == training
+    depths, expected = (field.density(x) * lengths).tolist(), []
+    for first, count in packed_info.tolist():
+        ends = (i + 1 for i in range(count) if sum(depths[first : first + i + 1]) > limit)
+        expected.append(next(ends, count))
+    assert counts.dtype == torch.int32 and counts.tolist() == expected
+    assert kept.tolist() == [
+        first + i for (first, _), count in zip(packed_info.tolist(), expected, strict=True) for i in range(count)
+    ]
+    assert 0.2 < len(kept) / len(x) < 0.9
+    for actual, whole in zip((sigma, albedo), field.query(x), strict=True):
+        assert_close(actual, whole[kept])
 
 
 def test_rows_are_independent_of_the_blocks_of_the_network(monkeypatch):

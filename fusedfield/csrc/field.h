@@ -8,7 +8,14 @@
 //   sigma       float32 [N]      activation(channel 0 + peak - slope |x|)
 //   albedo      float32 [N, outputs - 1]  sigmoid(channels 1..3)
 //   saved       float32          the encoding for the backward pass, 2 active floats for each of N samples (N rounded up to
-//                                whole vectors of kPad), in the order of cpu.cpp
+//                                whole vectors of kPad), in the order of Layout (kernels.h)
+// and of field_query_rays
+//   lengths     float32 [M]      of the samples, whose positions are [M, 3]
+//   packed_info int32 [N, 2]     first sample and sample count of each ray, in the order of the samples
+//   limit       float            a ray ends behind the sample with which sum(sigma * length) passes it
+//   kept        int64 [K]        the samples up to there, ascending; sigma, albedo and saved are of these alone
+//   counts      int32 [N]        how many of them each ray has
+//
 //   activation  0 none, 1 exp(min(., 15)) whose gradient does not vanish beyond 15, 2 softplus
 #pragma once
 

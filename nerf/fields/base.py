@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nerf.fields.rays import follow
+
 NORMAL_MODES = ("finite", "analytic")
 # Rows a CPU takes through an MLP at once. Larger intermediates come from fresh pages of the system each time:
 # 150k rows of 24-64-64-4 forward and backward take 105 ms in one piece and 47 ms in these (2 cores).
@@ -114,6 +116,29 @@ class Field(nn.Module):
     def query(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Density and albedo. x [M, 3] in the box -> sigma [M] >= 0 in 1/scene unit, albedo [M, 3] in [0, 1]."""
         raise TypeError(f"{type(self).__name__} does not define query()")
+
+    def query_rays(
+        self, positions: Tensor, lengths: Tensor, packed_info: Tensor, limit: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`query` of the samples of rays, up to where each has ended.
+
+        A ray ends behind the sample with which its optical depth, the sum of sigma times length, passes `limit`. Here
+        they are found without gradients, by their density alone where gradients are wanted, which takes another query.
+
+        Args:
+            positions: Samples in the box, one ray after the other. [M, 3]
+            lengths: Of the samples, scene units. [M]
+            packed_info: First sample and sample count of each ray, int32. [N, 2]
+            limit: Optical depth at which a ray ends.
+
+        Returns:
+            kept [K]: the samples that were reached, ascending, int64; counts [N]: how many each ray has, int32;
+            sigma [K], albedo [K, 3].
+        """
+        if not torch.is_grad_enabled():
+            return follow(self.query, positions, lengths, packed_info, limit)
+        kept, counts, _ = follow(lambda x: (self.density(x),), positions, lengths, packed_info, limit)
+        return kept, counts, *self.query(positions[kept])
 
     def density(self, x: Tensor) -> Tensor:
         """Density alone. x [M, 3] in the box -> sigma [M] >= 0 in 1/scene unit."""

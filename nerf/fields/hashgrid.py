@@ -63,26 +63,35 @@ class HashGridField(NetworkField):
 
     def evaluate(self, x: Tensor, outputs: int, activation: str, mixed: bool) -> tuple[Tensor, Tensor]:
         """In one operator where there is one for it (`fusedfield.serves`), else the encoder, then the network."""
-        grid = self.encoder
-        layers = [(layer.weight, layer.bias) for layer in self.mlp.layers]
-        if mixed or not fusedfield.serves(x, grid.embeddings, layers):
+        operands, options = self._operands()
+        if mixed or not fusedfield.serves(x, *operands[:2]):
             return super().evaluate(x, outputs, activation, mixed)
-        return fusedfield.field_query(
-            x,
-            grid.embeddings,
-            layers,
-            grid.offsets,
-            grid.resolutions,
-            gridtype=grid.gridtype,
-            align_corners=grid.align_corners,
-            interpolation=grid.interpolation,
-            max_level=self.max_level,
-            bound=self.bound,
-            activation=activation,
-            blob_density=self.blob_density,
-            blob_radius=self.blob_radius,
-            outputs=outputs,
+        return fusedfield.field_query(x, *operands, **options, activation=activation, outputs=outputs)
+
+    def query_rays(
+        self, positions: Tensor, lengths: Tensor, packed_info: Tensor, limit: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As of every field, but where there is an operator for it every sample is evaluated once."""
+        operands, options = self._operands()
+        if self.mixed or not fusedfield.serves(positions, *operands[:2]):
+            return super().query_rays(positions, lengths, packed_info, limit)
+        return fusedfield.field_query_rays(
+            positions, lengths, packed_info, limit, *operands, **options, activation=self.density_activation
         )
+
+    def _operands(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the operators of fusedfield take behind the samples."""
+        grid, layers = self.encoder, [(layer.weight, layer.bias) for layer in self.mlp.layers]
+        options = {
+            "gridtype": grid.gridtype,
+            "align_corners": grid.align_corners,
+            "interpolation": grid.interpolation,
+            "max_level": self.max_level,
+            "bound": self.bound,
+            "blob_density": self.blob_density,
+            "blob_radius": self.blob_radius,
+        }
+        return (grid.embeddings, layers, grid.offsets, grid.resolutions), options
 
     def parameter_groups(self, lr: float) -> list[dict]:
         """Groups for an optimiser: the grid at ten times `lr`, the MLP at `lr`."""

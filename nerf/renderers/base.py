@@ -16,8 +16,6 @@ from nerf.fields.base import Field
 from nerf.shading import needs_normals, view_lights
 from nerf.types import Cameras, Rays, RenderOutput, Shading
 
-QUERY_BLOCK = 1 << 16  # points per query without gradients: bounds memory, and stays near the cache
-
 
 @dataclass(frozen=True)
 class Integral:
@@ -174,13 +172,3 @@ def perturbed(positions: Tensor, field: Field, generator: torch.Generator | None
     else:
         move = torch.randn(positions.shape, generator=generator, device=generator.device).to(positions.device)
     return (positions + 1e-2 * move).clamp(-field.bound, field.bound)
-
-
-def in_blocks(function, x: Tensor):
-    """Call `function` on x [M, 3]; without gradients block by block. Returns what it returns, a tensor or a tuple."""
-    if torch.is_grad_enabled() or len(x) <= QUERY_BLOCK:
-        return function(x)
-    parts = [function(block) for block in x.split(QUERY_BLOCK)]
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nerf.fields.base import Field
+from nerf.fields.rays import in_blocks
 from nerf.occupancy import OccupancyGrid
-from nerf.renderers.base import Integral, Renderer, Request, in_blocks, perturbed
+from nerf.renderers.base import Integral, Renderer, Request, perturbed
 from nerf.shading import per_sample, shade
 from nerf.types import Rays, RaySamples
 from raymarching import composite_rays_train, march_rays_train
 
 MIN_TRANSMITTANCE = 1e-4  # a ray ends where less than this of the light comes through
+# Where the field ceases to be asked, a little beyond that: which sample is the last is for the blend to decide, by its
+# own rounding. The samples between the two weigh nothing and have no gradient.
+END = -1.01 * math.log(MIN_TRANSMITTANCE)
 LOOKS = 4  # random points of each cell at which a lost occupancy grid is found again
-CPU_ROUND = (
-    16  # samples of each ray between two looks at which rays have ended; on a GPU looking costs more than sampling
-)
 
 
 class RaymarchRenderer(Renderer):
@@ -35,8 +36,6 @@ class RaymarchRenderer(Renderer):
         density_thresh: Cells below min(this, mean density) are skipped, 1/scene unit.
         update_interval: Training steps between updates of the occupancy grid.
         resolution, warmup_updates, decay: Of the occupancy grid.
-        cull: Find the samples that weigh nothing, because the ray has ended before them, by their density alone and
-            without gradients, and evaluate only the others. Exact; it pays as soon as there are surfaces.
         normal_weight: Samples that weigh less get no normal (zero instead) and so only ambient light. At 0.001 the
             gradient of a lambertian picture has a cosine of 0.9999 with the exact one, at 0.01 of 0.999.
         max_ray_batch: Rays at a time without gradients.
@@ -55,7 +54,6 @@ class RaymarchRenderer(Renderer):
         resolution: int = 128,
         warmup_updates: int = 16,
         decay: float = 0.95,
-        cull: bool = True,
         normal_weight: float = 1e-3,
         max_ray_batch: int = 1 << 14,
     ):
@@ -67,7 +65,6 @@ class RaymarchRenderer(Renderer):
         self.max_steps = max_steps
         self.dt_gamma = float(dt_gamma)
         self.update_interval = update_interval
-        self.cull = cull
         self.normal_weight = normal_weight
         self.occupancy = OccupancyGrid(
             field.bound,
@@ -117,13 +114,10 @@ class RaymarchRenderer(Renderer):
 
     def integrate(self, rays: Rays, request: Request) -> Integral:
         samples = self.march(rays, request.generator)
-        if torch.is_grad_enabled():
-            if self.cull:
-                samples = _pick(samples, self._visible(samples, lambda x: (self.field.density(x),))[0])
-            sigmas, albedo = self.field.query(samples.positions)
-        else:
-            kept, sigmas, albedo = self._visible(samples, self.field.query)
-            samples = _pick(samples, kept)
+        kept, counts, sigmas, albedo = self.field.query_rays(
+            samples.positions, samples.ts[:, 1], samples.packed_info, END
+        )
+        samples = _pick(samples, kept, counts)
         normals, colour = None, albedo
         if request.normals:
             normals = self._normals(self._weights(sigmas.detach(), samples), samples.positions)
@@ -150,37 +144,6 @@ class RaymarchRenderer(Renderer):
         return Integral(blend[:, :3], opacity, depth, blend[:, 3:], found)
 
     @torch.no_grad()
-    def _visible(self, samples: RaySamples, evaluate: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Go along all rays together, some samples at a time, each until it has ended.
-
-        Args:
-            evaluate: Positions [K, 3] -> density [K], and more if wanted.
-
-        Returns:
-            The indices of the samples that weigh anything, ascending [K], and what `evaluate` gave for them.
-        """
-        first, count = samples.packed_info.long().unbind(1)
-        lengths = samples.ts[:, 1]
-        found = [value.new_zeros(len(lengths), *value.shape[1:]) for value in evaluate(samples.positions[:0])]
-        optical_depth = lengths.new_zeros(len(count))
-        on_cpu = lengths.device.type == "cpu"
-        steps = torch.arange(CPU_ROUND if on_cpu else self.max_steps, device=lengths.device)
-        alive = count.nonzero()[:, 0]
-        while len(alive):
-            inside = steps < count[alive, None]
-            index = (first[alive, None] + steps)[inside]
-            for store, value in zip(found, in_blocks(evaluate, samples.positions[index]), strict=True):
-                store[index] = value
-            passed = lengths.new_zeros(inside.shape).masked_scatter(inside, found[0][index] * lengths[index])
-            optical_depth[alive] += passed.sum(1)
-            steps = steps + len(steps)
-            # A little beyond the end: which sample is the last is for the blend to decide, by its own rounding.
-            ended = optical_depth[alive] > -1.01 * math.log(MIN_TRANSMITTANCE)
-            alive = alive[~ended & (count[alive] > steps[0])]
-        kept = self._weights(found[0], samples).nonzero()[:, 0]
-        return kept, *(store[kept] for store in found)
-
-    @torch.no_grad()
     def _weights(self, sigmas: Tensor, samples: RaySamples) -> Tensor:
         channel = sigmas[:, None]
         return composite_rays_train(sigmas, channel, samples.ts, samples.packed_info, MIN_TRANSMITTANCE)[0]
@@ -192,16 +155,14 @@ class RaymarchRenderer(Renderer):
         return normals.new_zeros(positions.shape).index_copy(0, chosen, normals)
 
 
-def _pick(samples: RaySamples, kept: Tensor) -> RaySamples:
-    """Only the samples with these indices, ascending. kept [K] int64"""
+def _pick(samples: RaySamples, kept: Tensor, counts: Tensor) -> RaySamples:
+    """Only the samples with these indices. kept [K] int64, ascending; counts [N] int32, how many of each ray"""
     if len(kept) == len(samples.ts):
         return samples
-    ends = samples.packed_info[:, 0] + samples.packed_info[:, 1]
-    first = torch.searchsorted(kept, samples.packed_info[:, 0].long())
-    count = torch.searchsorted(kept, ends.long()) - first
+    first = counts.cumsum(0, dtype=torch.int32) - counts
     return RaySamples(
         samples.positions[kept],
         samples.directions[kept],
         samples.ts[kept],
-        torch.stack([first, count], 1).int(),
+        torch.stack([first, counts], 1),
     )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from nerf.fields.base import Field
-from nerf.renderers.base import Integral, Renderer, Request, in_blocks, perturbed
+from nerf.fields.rays import in_blocks
+from nerf.renderers.base import Integral, Renderer, Request, perturbed
 from nerf.shading import per_sample, shade
 from nerf.types import Rays
 

@@ -1,0 +1,141 @@
+// The kernels of all instruction sets and the choice between them, what all operators are given, and the forward pass of
+// samples that lie side by side.
+#pragma once
+
+#include <optional>
+#include <utility>
+
+#include "fusedfield/csrc/network.h"
+#include "gridencoder/csrc/kernels.h"
+
+namespace fusedfield {
+
+using gridencoder::Columns;
+using gridencoder::Problem;
+using tadpole::Path;
+
+#define TADPOLE_LANES 4
+namespace baseline {
+#include "fusedfield/csrc/simd.h"
+}
+#undef TADPOLE_LANES
+
+#define TADPOLE_VECTOR_CODE "fusedfield/csrc/simd.h"
+#include "common/csrc/vectors.h"
+
+struct Kernels {
+  decltype(&baseline::load_columns) load_columns;
+  decltype(&baseline::forward) forward;
+  decltype(&baseline::backward) backward;
+};
+
+inline Kernels kernels(Path path) {
+#ifdef TADPOLE_VECTORS
+  if (path == tadpole::kAvx512) return {avx512::load_columns, avx512::forward, avx512::backward};
+  if (path == tadpole::kAvx2) return {avx2::load_columns, avx2::forward, avx2::backward};
+#endif
+  return {baseline::load_columns, baseline::forward, baseline::backward};
+}
+
+constexpr int64_t kRun = 85 * kTile;  // 4080 samples, whose encoding is saved together
+
+// Where the encoding of `count` samples lies: runs of kRun samples follow each other without gaps, [active, row, 2] each.
+struct Layout {
+  int64_t count, active;
+
+  int64_t runs() const { return tadpole::ceil_div(count, kRun); }
+  int64_t row(int64_t run) const { return padded(std::min(kRun, count - run * kRun)); }
+  int64_t start(int64_t run) const { return 2 * active * run * kRun; }
+  int64_t floats() const { return 2 * active * padded(count); }
+};
+
+namespace {
+
+// The field and the samples, checked.
+struct Setup {
+  Setup(const Tensor& positions, const Tensor& parameters, const Ints& offsets, const Ints& resolutions, bool hashed,
+        bool align_corners, bool smoothstep, int64_t active, const Ints& widths, double bound, double peak, double slope,
+        int64_t activation, int64_t outputs)
+      : grid(gridencoder::make_grid(3, offsets, resolutions, hashed, align_corners, smoothstep, active)),
+        x(tadpole::checked(positions, "fusedfield: positions", {-1, 3})),
+        count(x.size(0)),
+        widths(checked_widths(widths, grid.levels)),
+        weights(tadpole::checked(parameters, "fusedfield: parameters", {parameter_count(widths)})),
+        net(tadpole::data<float>(std::as_const(weights)), widths, 2 * active),
+        field{static_cast<float>(bound), static_cast<float>(peak), static_cast<float>(slope),
+              static_cast<Activation>(activation), static_cast<int>(outputs)},
+        path(tadpole::cpu_path()) {
+    STD_TORCH_CHECK(activation >= kNone && activation <= kSoftplus, "fusedfield: no activation ", activation);
+    STD_TORCH_CHECK(outputs == 1 || outputs == kOutputs, "fusedfield: outputs must be 1 or 4, got ", outputs);
+    STD_TORCH_CHECK(active >= 1, "fusedfield: active levels must be at least 1, got ", active);
+  }
+
+  static const Ints& checked_widths(const Ints& widths, int levels) {
+    STD_TORCH_CHECK(widths.size() >= 3 && widths.size() <= kMaxLayers + 1, "fusedfield: 2 to ", kMaxLayers, " layers");
+    for (int64_t width : widths) {
+      STD_TORCH_CHECK(width >= 1 && width <= kMaxWidth, "fusedfield: widths must be in 1..", kMaxWidth, ", got ", width);
+    }
+    STD_TORCH_CHECK(widths[0] == 2 * levels && widths.back() == kOutputs, "fusedfield: widths go from ", 2 * levels,
+                    " to 4");
+    return widths;
+  }
+
+  static int64_t parameter_count(const Ints& widths) {
+    int64_t sum = 0;
+    for (size_t l = 0; l + 1 < widths.size(); ++l) sum += widths[l + 1] * (widths[l] + 1);
+    return sum;
+  }
+
+  const float* positions() const { return tadpole::data<float>(x); }
+  Layout layout() const { return {count, grid.active}; }
+
+  Grid grid;
+  Tensor x;
+  int64_t count;
+  Ints widths;
+  Tensor weights;
+  Network net;
+  Field field;
+  Path path;
+};
+
+// What a thread works in for up to `capacity` samples side by side.
+struct Room {
+  Room(const Setup& s, int64_t capacity, bool save)
+      : position(3 * capacity), encoding(save ? 0 : 2 * s.grid.active * capacity), tile(s.net) {}
+
+  Floats position;
+  Floats encoding;  // of samples whose encoding nobody keeps
+  Tile tile;
+};
+
+class Forward {
+ public:
+  Forward(const Setup& s, const Tensor& embeddings, const Ints& offsets)
+      : s_(s),
+        table_(tadpole::checked(embeddings, "fusedfield: embeddings", {offsets.back(), 2})),
+        unused_(torch::stable::new_empty(s.x, {0})),
+        problem_(s.grid, 2, s.x, std::nullopt, &table_, nullptr, unused_),
+        encode_(gridencoder::kernels_for<3, 2>(problem_, gridencoder::choose_path(s.grid, 3, 2)).encode),
+        kernel_(kernels(s.path)) {}
+
+  // x [count, 3] -> encoding [active, padded(count), 2], sigma [count], albedo [count, outputs - 1]
+  void operator()(Room& room, const float* x, int64_t count, float* encoding, float* sigma, float* albedo) const {
+    Columns columns{padded(count)};
+    columns.position = room.position.get();
+    columns.result = encoding;
+    kernel_.load_columns(s_.field, x, count, columns.position, columns.row);
+    for (int l = 0; l < s_.grid.active; ++l) encode_(problem_, columns, l, 0, count);
+    kernel_.forward(s_.field, s_.net, room.tile, x, encoding, columns.row, count, sigma, albedo);
+  }
+
+ private:
+  const Setup& s_;
+  Tensor table_, unused_;
+  Problem problem_;
+  gridencoder::Kernel encode_;
+  Kernels kernel_;
+};
+
+}  // namespace
+}  // namespace fusedfield
