@@ -114,7 +114,7 @@ class RaymarchRenderer(Renderer):
 
     def integrate(self, rays: Rays, request: Request) -> Integral:
         samples = self.march(rays, request.generator)
-        kept, counts, sigmas, albedo = self.field.query_rays(
+        sigmas, albedo, kept, counts = self.field.query_rays(
             samples.positions, samples.ts[:, 1], samples.packed_info, END
         )
         samples = _pick(samples, kept, counts)
