@@ -179,7 +179,9 @@ def _register() -> None:
 
     def backward_rays(ctx, sigma_gradient, albedo_gradient, *_):
         saved, positions, *network, kept = ctx.saved_tensors
-        return *[None] * 4, *gradients(ctx, sigma_gradient, albedo_gradient, saved, positions[kept], *network)
+        return *[None] * 4, *gradients(
+            ctx, sigma_gradient, albedo_gradient, saved, positions.index_select(0, kept), *network
+        )
 
     def twice(ctx, *gradients):
         raise RuntimeError("field_query has one derivative, a second was asked for: extension.set_mode('torch') has it")

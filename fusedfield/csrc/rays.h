@@ -12,7 +12,7 @@
 
 namespace fusedfield {
 
-constexpr int64_t kRays = 64;   // of a task
+constexpr int64_t kRays = 128;  // of a task
 constexpr int64_t kRound = 16;  // samples of each ray between two looks at which rays have ended
 
 namespace {

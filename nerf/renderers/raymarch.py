@@ -161,8 +161,6 @@ def _pick(samples: RaySamples, kept: Tensor, counts: Tensor) -> RaySamples:
         return samples
     first = counts.cumsum(0, dtype=torch.int32) - counts
     return RaySamples(
-        samples.positions[kept],
-        samples.directions[kept],
-        samples.ts[kept],
+        *(of.index_select(0, kept) for of in (samples.positions, samples.directions, samples.ts)),
         torch.stack([first, counts], 1),
     )
