@@ -98,7 +98,7 @@ def field_cases() -> Iterator[Case]:
         "L16 T2^19": {},
     }
     for name, layout in sizes.items():
-        field = HashGridField(**layout)
+        field = HashGridField(**layout, blob_density=4.0, blob_radius=2.0)  # rays end within it
         table = field.encoder.embeddings
         table.data = 2 * cases.points(*table.shape) - 1
         for order, make in (("random", cases.points), ("along rays", cases.points_on_rays)):
