@@ -144,7 +144,7 @@ def _register() -> None:
         count = torch.library.get_ctx().new_dynamic_size()  # known only when the rays have been followed
         kept = positions.new_empty(count, dtype=torch.int64), packed_info.new_empty(packed_info.shape[0])
         of_samples = positions.new_empty(count), positions.new_empty(count, outputs - 1)
-        return *kept, *of_samples, encoding(positions, count, active, save)
+        return *of_samples, *kept, encoding(positions, count, active, save)
 
     @torch.library.register_fake("fusedfield::field_query_backward")
     def _(sigma_gradient, albedo_gradient, saved, positions, embeddings, parameters, *options):
@@ -154,25 +154,34 @@ def _register() -> None:
         *tensors, ctx.options = *inputs[:3], inputs[3:-1]
         ctx.save_for_backward(output[2], *tensors)
         ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)  # of what is saved: zeros of its size
 
     def save_rays(ctx, inputs, output):
         positions, embeddings, parameters, ctx.options = inputs[0], *inputs[4:6], inputs[6:-1]
-        kept, counts, _, _, saved = output
+        _, _, kept, counts, saved = output
         ctx.save_for_backward(saved, positions, embeddings, parameters, kept)
         ctx.mark_non_differentiable(kept, counts, saved)
+        ctx.set_materialize_grads(False)
 
     def gradients(ctx, sigma_gradient, albedo_gradient, saved, positions, embeddings, parameters):
         if ctx.needs_input_grad[0]:
             raise RuntimeError("field_query has no gradient in the positions: extension.set_mode('torch') has it")
+        count, outputs = positions.shape[0], ctx.options[-1]
+        if sigma_gradient is None:
+            sigma_gradient = positions.new_zeros(count)
+        if albedo_gradient is None:
+            albedo_gradient = positions.new_zeros(count, outputs - 1)
         given = sigma_gradient, albedo_gradient, saved, positions, embeddings, parameters
         return *torch.ops.fusedfield.field_query_backward(*given, *ctx.options), *[None] * (len(ctx.options) + 1)
 
     def backward(ctx, sigma_gradient, albedo_gradient, _):
         return None, *gradients(ctx, sigma_gradient, albedo_gradient, *ctx.saved_tensors)
 
-    def backward_rays(ctx, _kept, _counts, sigma_gradient, albedo_gradient, _saved):
+    def backward_rays(ctx, sigma_gradient, albedo_gradient, *_):
         saved, positions, *network, kept = ctx.saved_tensors
-        return *[None] * 4, *gradients(ctx, sigma_gradient, albedo_gradient, saved, positions[kept], *network)
+        return *[None] * 4, *gradients(
+            ctx, sigma_gradient, albedo_gradient, saved, positions.index_select(0, kept), *network
+        )
 
     def twice(ctx, *gradients):
         raise RuntimeError("field_query has one derivative, a second was asked for: extension.set_mode('torch') has it")

@@ -101,8 +101,8 @@ def field_query_rays(
         The others: As for `field_query`.
 
     Returns:
-        kept [K]: the samples that were reached, ascending, int64; counts [N]: how many each ray has, int32; sigma [K],
-        albedo [K, 3].
+        sigma [K], albedo [K, 3], kept [K]: the samples that were reached, ascending, int64; counts [N]: how many each
+        ray has, int32.
 
     Raises:
         ValueError: an argument is out of its range, or shapes disagree.
@@ -112,7 +112,7 @@ def field_query_rays(
             f"field_query_rays needs a length for each of its {positions.shape[0]} samples and packed_info [N, 2], got "
             f"{list(lengths.shape)} and {list(packed_info.shape)}"
         )
-    kept, counts, sigma, albedo, *_ = dispatch(
+    sigma, albedo, kept, counts, *_ = dispatch(
         "field_query_rays",
         (positions, lengths.detach().to(positions.dtype), packed_info.int(), limit),
         embeddings,
@@ -129,4 +129,4 @@ def field_query_rays(
         blob_radius,
         4,
     )
-    return kept, counts, sigma, albedo
+    return sigma, albedo, kept, counts

@@ -84,4 +84,4 @@ def field_query_rays(
         before = depth.cumsum(1) - depth
         reached = (index < M) & ~(before > limit)
     kept = index[reached]
-    return kept, reached.sum(1).int(), *field_query(positions[kept], *field, outputs=outputs, **options)
+    return *field_query(positions[kept], *field, outputs=outputs, **options), kept, reached.sum(1).int()

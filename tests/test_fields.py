@@ -90,11 +90,11 @@ def test_density_is_the_density_of_query(build, activation):
 @FIELDS
 @pytest.mark.parametrize("training", [True, False])
 def test_rays_are_queried_up_to_where_they_end(build, training):
-    field = roughen(build())
+    field = roughen(build(blob_radius=1.0))
     *_, ts, packed_info = cases.packed_samples(70, longest=50)
     x, lengths, limit = points(len(ts)), ts[:, 1], 1.0
     with torch.set_grad_enabled(training):
-        kept, counts, sigma, albedo = field.query_rays(x, lengths, packed_info, limit)
+        sigma, albedo, kept, counts = field.query_rays(x, lengths, packed_info, limit)
     assert sigma.requires_grad == albedo.requires_grad == training
     depths, expected = (field.density(x) * lengths).tolist(), []
     for first, count in packed_info.tolist():

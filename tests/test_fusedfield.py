@@ -311,6 +311,8 @@ def test_the_hash_grid_field_uses_the_operator_but_for_derivatives_in_positions_
 
 # ---- along rays ----
 
+FOG = {"blob_density": 2.0, "blob_radius": 1.5}  # dense enough everywhere to end rays
+
 
 def rays(count, longest=40):
     """Rays of 0 to `longest` samples anywhere in the box: positions [M, 3], lengths [M], packed_info [N, 2]."""
@@ -324,7 +326,7 @@ def along(case, function, bundle, limit, **options):
     indices = []
 
     def values(x, *field):
-        kept, counts, *of_samples = function(x, *rest, limit, *field, **options)
+        *of_samples, kept, counts = function(x, *rest, limit, *field, **FOG, **options)
         indices.extend((kept, counts))
         return of_samples
 
@@ -349,7 +351,7 @@ def test_samples_of_rays_and_their_gradients_are_those_of_the_query_bit_for_bit(
     case, bundle = Case(), rays(600)
     kept, _, *of_rays = along(case, case.query_rays, bundle, 1.0, max_level=max_level)
     assert 4080 < len(kept) < len(bundle[0])  # more than one run, and not all
-    of_points = case.derivatives(case.query, bundle[0][kept], max_level=max_level)
+    of_points = case.derivatives(case.query, bundle[0][kept], max_level=max_level, **FOG)
     assert all(torch.equal(a, b) for a, b in zip(of_rays, of_points, strict=True))
 
 
@@ -361,7 +363,7 @@ def test_a_ray_through_constant_fog_has_one_sample_more_than_its_limit(limit):
     packed_info = torch.tensor([[0, 40], [40, 0], [40, 20]], dtype=torch.int32)
     bundle = points(60), torch.ones(60), packed_info, limit
     options = {"activation": "none", "blob_density": 0.0}
-    kept, counts, sigma, _ = case.query_rays(*bundle, case.table, layers, **options)
+    sigma, _, kept, counts = case.query_rays(*bundle, case.table, layers, **options)
     expected = [min(count, int(limit) + 1) for count in (40, 0, 20)]
     assert counts.tolist() == expected
     assert kept.tolist() == [*range(expected[0]), *range(40, 40 + expected[2])]
@@ -371,7 +373,7 @@ def test_a_ray_through_constant_fog_has_one_sample_more_than_its_limit(limit):
 def test_a_ray_may_be_longer_than_many_rounds(path):
     case, x = Case(levels=2), points(1000)
     packed_info = torch.tensor([[0, 993], [993, 7]], dtype=torch.int32)
-    kept, counts, sigma, _ = case.query_rays(x, torch.ones(1000), packed_info, torch.inf, case.table, case.layers)
+    sigma, _, kept, counts = case.query_rays(x, torch.ones(1000), packed_info, torch.inf, case.table, case.layers)
     assert torch.equal(kept, torch.arange(1000)) and counts.tolist() == [993, 7]
     assert torch.equal(sigma, case.query(x, case.table, case.layers)[0])
 
@@ -380,13 +382,13 @@ def test_samples_that_are_not_reached_have_no_part_in_the_gradient_of_a_blend():
     case, bundle = Case(), rays(200, longest=60)
     _, lengths, packed_info = bundle
     ts = torch.stack([lengths.cumsum(0), lengths], 1)
-    options = {"blob_density": 7.0}  # dense enough to end most rays
+    options = {"blob_density": 5.0, "blob_radius": 3.0}  # dense enough to end most rays
 
     def blend_of_all(x, *field):
         return raymarching.composite_rays_train(*case.query(x, *field, **options), ts, packed_info, 1e-4)[1:]
 
     def blend_of_reached(x, *field):
-        kept, counts, *values = case.query_rays(x, lengths, packed_info, 9.3, *field, **options)
+        *values, kept, counts = case.query_rays(x, lengths, packed_info, 9.3, *field, **options)
         assert len(kept) < 0.8 * len(x)
         packed = torch.stack([counts.cumsum(0).int() - counts, counts], 1)
         return raymarching.composite_rays_train(*values, ts[kept], packed, 1e-4)[1:]
@@ -399,10 +401,11 @@ def test_samples_that_are_not_reached_have_no_part_in_the_gradient_of_a_blend():
 def test_a_density_that_is_no_number_ends_no_ray(path):
     case, (x, lengths, packed_info) = Case(), rays(5)
     first, count = packed_info[2].tolist()
-    expected = case.query_rays(x, lengths, packed_info, 0.5, case.table, case.layers)[1]
-    x[first] = torch.nan
-    counts = case.query_rays(x, lengths, packed_info, 0.5, case.table, case.layers)[1]
+    expected = case.query_rays(x, lengths, packed_info, 0.5, case.table, case.layers, **FOG)[-1]
+    assert expected[2] < count
     expected[2] = count
+    x[first] = torch.nan
+    counts = case.query_rays(x, lengths, packed_info, 0.5, case.table, case.layers, **FOG)[-1]
     assert torch.equal(counts, expected)
 
 
@@ -421,11 +424,11 @@ def test_no_bit_along_rays_depends_on_the_number_of_threads():
 
 def test_rays_in_double_precision_take_the_reference():
     case, (x, lengths, packed_info) = Case(levels=2), rays(9)
-    given = x.double(), lengths, packed_info, 0.5, case.table.double(), case.layers
     layers = [(weight.double(), bias.double()) for weight, bias in case.layers]
-    actual = case.query_rays(*given[:-1], layers)
-    assert actual[2].dtype == torch.float64
-    assert all(torch.equal(a, b) for a, b in zip(actual, case.reference_rays(*given[:-1], layers), strict=True))
+    given = x.double(), lengths, packed_info, 0.5, case.table.double(), layers
+    actual, expected = case.query_rays(*given), case.reference_rays(*given)
+    assert actual[0].dtype == torch.float64
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,30 @@ def test_marching_matches_reference_to_the_bit(device, n, bound, C, H):
     assert n < 31 or len(got[2]) > 100
 
 
+@pytest.mark.parametrize("dt_gamma", [0.0, 1 / 64])
+@pytest.mark.parametrize("low, high", [((0, 0, 0), (1, 1, 1)), ((6, 9, 7), (7, 11, 8)), ((5, 0, 10), (12, 16, 16))])
+def test_what_little_is_occupied_is_found_wherever_it_lies(device, low, high, dt_gamma):
+    H = 16
+    cells = torch.zeros(H, H, H)
+    cells[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = 1.0
+    x, y, z = torch.meshgrid(*[torch.arange(H)] * 3, indexing="ij")
+    grid = torch.zeros(1, H**3)
+    grid[0, raymarching.morton3D(torch.stack([x, y, z], -1).view(-1, 3).int()).long()] = cells.flatten()
+    bits = raymarching.packbits(grid, 0.5).to(device)
+    middle = (torch.tensor(low) + torch.tensor(high)) / H - 1
+    origins, directions = (tensor.clone() for tensor in cases.rays_towards_origin(257, spread=0.2, device=device))
+    origins += middle.to(device)
+    nears, fars = torch.zeros(257, device=device), torch.full((257,), 5.0, device=device)  # far beyond the box too
+    rays = origins, directions, 1.0, bits, 1, H, nears, fars
+    options = {"dt_gamma": dt_gamma, "max_steps": 300}
+    got, expected = (f(*rays, **options) for f in (raymarching.march_rays_train, reference.march_rays_train))
+    assert len(got[2]) > 100
+    if dt_gamma:
+        assert_nearly_same_samples(got, expected)
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 @pytest.mark.parametrize("bound, C, H", GRIDS)
 def test_marching_with_growing_steps_matches_reference(device, bound, C, H):
     rays = scene(257, device, bound=bound, C=C, H=H, distance=6.0)

@@ -7,7 +7,7 @@ STABLE_TORCH_LIBRARY(fusedfield, m) {
       "field_query(Tensor positions, Tensor embeddings, Tensor parameters, int[] offsets, int[] resolutions, "
       "bool hashed, bool align_corners, bool smoothstep, int active, int[] widths, float bound, float peak, "
       "float slope, int activation, int outputs, bool save) -> (Tensor, Tensor, Tensor)");
-  // -> kept, counts, and of the samples kept: sigma, albedo, saved
+  // -> sigma, albedo, kept, counts, saved
   m.def(
       "field_query_rays(Tensor positions, Tensor lengths, Tensor packed_info, float limit, Tensor embeddings, "
       "Tensor parameters, int[] offsets, int[] resolutions, bool hashed, bool align_corners, bool smoothstep, "

@@ -12,7 +12,7 @@
 
 namespace fusedfield {
 
-constexpr int64_t kRays = 64;   // of a task
+constexpr int64_t kRays = 128;  // of a task
 constexpr int64_t kRound = 16;  // samples of each ray between two looks at which rays have ended
 
 namespace {
@@ -177,7 +177,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> field_query_rays(
       std::fill_n(encodings + layout.start(run) + 2 * (l * row + filled), 2 * (row - filled), 0.f);
     }
   }
-  return {kept, reached, sigma, albedo, saved};
+  return {sigma, albedo, kept, reached, saved};
 }
 
 }  // namespace

@@ -132,13 +132,13 @@ class Field(nn.Module):
             limit: Optical depth at which a ray ends.
 
         Returns:
-            kept [K]: the samples that were reached, ascending, int64; counts [N]: how many each ray has, int32;
-            sigma [K], albedo [K, 3].
+            sigma [K], albedo [K, 3], kept [K]: the samples that were reached, ascending, int64; counts [N]: how many
+            each ray has, int32.
         """
         if not torch.is_grad_enabled():
             return follow(self.query, positions, lengths, packed_info, limit)
-        kept, counts, _ = follow(lambda x: (self.density(x),), positions, lengths, packed_info, limit)
-        return kept, counts, *self.query(positions[kept])
+        _, kept, counts = follow(lambda x: (self.density(x),), positions, lengths, packed_info, limit)
+        return *self.query(positions[kept]), kept, counts
 
     def density(self, x: Tensor) -> Tensor:
         """Density alone. x [M, 3] in the box -> sigma [M] >= 0 in 1/scene unit."""

@@ -40,7 +40,7 @@ def follow(
         The others: As for `Field.query_rays`.
 
     Returns:
-        kept [K] int64 and counts [N] int32 as of `Field.query_rays`, and what `evaluate` gave for them.
+        What `evaluate` gave for the samples that were reached, kept [K] int64 and counts [N] int32.
     """
     first, count = packed_info.long().unbind(1)
     found = [value.new_zeros(len(lengths), *value.shape[1:]) for value in evaluate(positions[:0])]
@@ -62,4 +62,4 @@ def follow(
     start = first - (counts.cumsum(0) - counts)
     kept = torch.repeat_interleave(start, counts)
     kept = kept + torch.arange(len(kept), device=kept.device)
-    return kept, counts.int(), *(store[kept] for store in found)
+    return *(store[kept] for store in found), kept, counts.int()

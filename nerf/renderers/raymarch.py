@@ -114,7 +114,7 @@ class RaymarchRenderer(Renderer):
 
     def integrate(self, rays: Rays, request: Request) -> Integral:
         samples = self.march(rays, request.generator)
-        kept, counts, sigmas, albedo = self.field.query_rays(
+        sigmas, albedo, kept, counts = self.field.query_rays(
             samples.positions, samples.ts[:, 1], samples.packed_info, END
         )
         samples = _pick(samples, kept, counts)
@@ -161,8 +161,6 @@ def _pick(samples: RaySamples, kept: Tensor, counts: Tensor) -> RaySamples:
         return samples
     first = counts.cumsum(0, dtype=torch.int32) - counts
     return RaySamples(
-        samples.positions[kept],
-        samples.directions[kept],
-        samples.ts[kept],
+        *(of.index_select(0, kept) for of in (samples.positions, samples.directions, samples.ts)),
         torch.stack([first, counts], 1),
     )

@@ -1,12 +1,87 @@
 // Marching on the CPU.
 #pragma once
 
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
 #include "raymarching/csrc/cpu_tasks.h"
 
 namespace raymarching {
+
+// A box around all occupied cells, scene units: smallest, then largest corner. It is wider than they are by a cell, which
+// is more than any rounding; without end where they touch the border, whose cells points beyond it belong to.
+inline void occupied_box(const Grid& grid, float* box) {
+  const int32_t side = grid.cascades == 1 ? grid.resolution / 4 : 0;  // bricks along an edge
+  int32_t low[3] = {side, side, side}, high[3] = {0, 0, 0};
+  for (int64_t n = 0; n < static_cast<int64_t>(side) * side * side; ++n) {
+    uint64_t word;
+    memcpy(&word, grid.bits + 8 * n, sizeof(word));
+    if (word == 0) continue;
+    for (int i = 0; i < 3; ++i) {
+      const int32_t c = static_cast<int32_t>(gather_bits(static_cast<uint32_t>(n) >> i));
+      low[i] = std::min(low[i], c);
+      high[i] = std::max(high[i], c + 1);
+    }
+  }
+  for (int i = 0; i < 3; ++i) {
+    const float first = static_cast<float>(4 * low[i] - 1), last = static_cast<float>(4 * high[i] + 1);
+    box[i] = low[i] == 0 ? -INFINITY : (first - grid.half) * grid.cell_width;
+    box[i + 3] = high[i] == side ? INFINITY : (last - grid.half) * grid.cell_width;
+  }
+}
+
+constexpr int32_t kAhead = 16;  // lattice points that are looked at together
+
+// The cells of the lattice points k .. k + kAhead - 1 of a single cube with steps that do not grow, and their distances.
+TADPOLE_CLONES void cells_ahead(const Ray& from, const Grid& cells, const Lattice& lattice, int32_t k, float* t,
+                                uint32_t* cell) {
+  const Ray ray = from;  // copies: what is written below could change what references lead to
+  const Grid grid = cells;
+  const float step = lattice.dt_min;
+  float distance[kAhead];
+  uint32_t index[kAhead];
+  for (int32_t i = 0; i < kAhead; ++i) {
+    const float at = multiply_add(static_cast<float>(k + i), step, ray.place);
+    const int32_t c[3] = {grid.cell(ray.at(0, at), grid.scale), grid.cell(ray.at(1, at), grid.scale),
+                          grid.cell(ray.at(2, at), grid.scale)};
+    distance[i] = at;
+    index[i] = morton(c[0], c[1], c[2]);
+  }
+  memcpy(t, distance, sizeof(distance));
+  memcpy(cell, index, sizeof(index));
+}
+
+// Which of the lattice points k .. k + kAhead - 1 are samples, the first in the lowest bit.
+inline uint32_t samples_ahead(const Ray& ray, const Grid& grid, const Lattice& lattice, int32_t k) {
+  float t[kAhead];
+  uint32_t cell[kAhead], samples = 0;
+  cells_ahead(ray, grid, lattice, k, t, cell);
+  for (int32_t i = 0; i < kAhead; ++i) {
+    const uint32_t occupied = (grid.bits[cell[i] >> 3] >> (cell[i] & 7)) & 1;
+    samples |= (occupied & static_cast<uint32_t>(t[i] < ray.far)) << i;
+  }
+  return samples;
+}
+
+// Appends the indices of all samples of a ray, which lie in `box`.
+inline void find_samples(Ray ray, const Grid& grid, const Lattice& lattice, const float* box,
+                         std::vector<int32_t>& indices) {
+  float enter, leave;
+  box_interval(ray.origin, ray.direction, box, 0.0f, &enter, &leave);
+  ray.far = std::fmin(ray.far, leave);
+  int32_t k = next_sample(ray, grid, lattice, lattice.first_index(ray.place, enter));
+  if (grid.cascades > 1 || lattice.gamma > 0.0f) {
+    for (; k >= 0; k = next_sample(ray, grid, lattice, k + 1)) indices.push_back(k);
+    return;
+  }
+  while (k >= 0) {
+    const uint32_t samples = samples_ahead(ray, grid, lattice, k);
+    for (uint32_t left = samples; left != 0; left &= left - 1) indices.push_back(k + __builtin_ctz(left));
+    k += kAhead;
+    if (samples >> (kAhead - 1) == 0) k = next_sample(ray, grid, lattice, k);
+  }
+}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o, const Tensor& rays_d,
                                                             const Tensor& bitfield, const Tensor& nears,
@@ -19,17 +94,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o
   Tensor packed_info = new_empty(in.origins, {rays, 2}, ScalarType::Int);
   int32_t* info = data<int32_t>(packed_info);
 
+  float box[6];
+  occupied_box(in.grid, box);
   // The grid is walked once: each block of rays keeps the lattice indices it found until everyone knows where they go.
   std::vector<std::vector<int32_t>> found((rays + kRaysPerTask - 1) / kRaysPerTask);
   for_ray_blocks(rays, [&](int64_t begin, int64_t end) {
     std::vector<int32_t>& indices = found[begin / kRaysPerTask];
     for (int64_t n = begin; n < end; ++n) {
       const size_t before = indices.size();
-      const Ray ray = source.ray(n, in.lattice);
-      for (int32_t k = next_sample(ray, in.grid, in.lattice, 0); k >= 0;
-           k = next_sample(ray, in.grid, in.lattice, k + 1)) {
-        indices.push_back(k);
-      }
+      find_samples(source.ray(n, in.lattice), in.grid, in.lattice, box, indices);
       info[2 * n + 1] = static_cast<int32_t>(indices.size() - before);
     }
   });
