@@ -325,7 +325,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         radius_range=(3.1, 3.3),
         fovy_range=(18.0, 21.0),
         angle_front=90.0,
-        progressive_view=True,  # where the front is gets settled first; else one frog in three looked two ways
         normal_mode="analytic",  # 1.7 times as fast to render as differences; on this coarse grid they look the same
         lambda_opacity=10.0,
         video_size=160,
