@@ -13,25 +13,40 @@ from torch import Tensor
 
 from gridencoder import reference
 
-MAX_EXPONENT = 15.0
+MAX_EXPONENT = 15.0  # exp(15) = 3.3e6 per scene unit: opaque within a micron of it
 
 
-class _Exp(torch.autograd.Function):
-    """exp(min(x, 15)) with the gradient of an exponential that is not clamped: itself."""
-
+class _TruncatedExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        y = x.clamp(max=MAX_EXPONENT).exp()
         ctx.save_for_backward(x)
-        return y
+        return torch.exp(x.clamp(max=MAX_EXPONENT))
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return gradient * x.clamp(max=MAX_EXPONENT).exp()
+        return grad * torch.exp(x.clamp(max=MAX_EXPONENT))
 
 
-ACTIVATIONS = {"none": lambda x: x, "exp": _Exp.apply, "softplus": F.softplus}
+def truncated_exp(x: Tensor) -> Tensor:
+    """exp(min(x, 15)) whose gradient does not vanish where it is clamped, so that a density can come back down.
+
+    Any shape; differentiable twice.
+    """
+    return _TruncatedExp.apply(x)
+
+
+ACTIVATIONS = {"none": lambda x: x, "exp": truncated_exp, "softplus": F.softplus}
+
+
+def density_blob(x: Tensor, peak: float, radius: float) -> Tensor:
+    """A bump that is `peak` at the origin and 0 at distance `radius`, falling linearly. [M, 3] -> [M]
+
+    Added to the raw density it makes training start from a small ball (DreamFusion, arXiv:2209.14988, section 3.2).
+    """
+    # The 1e-8 keeps second derivatives finite at the origin and moves the peak by 0.05 %.
+    distance = x.square().sum(-1).add(1e-8).sqrt()
+    return peak - (peak / radius) * distance
 
 
 def field_query(
@@ -66,8 +81,7 @@ def field_query(
         x = F.relu(F.linear(x, weight, bias))
     weight, bias = layers[-1]
     raw = F.linear(x, weight[:outputs], bias[:outputs])
-    distance = (positions.square().sum(-1) + 1e-8).sqrt()
-    sigma = ACTIVATIONS[activation](raw[:, 0] + blob_density - blob_density / blob_radius * distance)
+    sigma = ACTIVATIONS[activation](raw[:, 0] + density_blob(positions, blob_density, blob_radius))
     return sigma, torch.sigmoid(raw[:, 1:])
 
 

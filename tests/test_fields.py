@@ -6,9 +6,10 @@ from torch.testing import assert_close
 
 import cases
 import scenes
+from fusedfield.reference import density_blob, truncated_exp
 from nerf.encoding import get_encoder
-from nerf.fields import BackgroundNetwork, HashGridField, VanillaField, truncated_exp
-from nerf.fields.base import MLP, density_blob, linear, seeded
+from nerf.fields import BackgroundNetwork, HashGridField, VanillaField
+from nerf.fields.base import MLP, linear, seeded
 
 SMALL = {"num_levels": 4, "log2_hashmap_size": 10, "desired_resolution": 64, "hidden_dim": 16}
 

@@ -1,8 +1,8 @@
 """Fields: density and albedo at a point. A renderer has one."""
 
 from nerf.fields.background import BackgroundNetwork
-from nerf.fields.base import Field, truncated_exp
+from nerf.fields.base import Field
 from nerf.fields.hashgrid import HashGridField
 from nerf.fields.vanilla import VanillaField
 
-__all__ = ["BackgroundNetwork", "Field", "HashGridField", "VanillaField", "truncated_exp"]
+__all__ = ["BackgroundNetwork", "Field", "HashGridField", "VanillaField"]

@@ -18,40 +18,6 @@ NORMAL_MODES = ("finite", "analytic")
 # Rows a CPU takes through an MLP at once. Larger intermediates come from fresh pages of the system each time:
 # 150k rows of 24-64-64-4 forward and backward take 105 ms in one piece and 47 ms in these (2 cores).
 CPU_BLOCK = 1 << 14
-MAX_EXPONENT = 15.0  # exp(15) = 3.3e6 per scene unit: opaque within a micron of it
-
-
-class _TruncatedExp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.exp(x.clamp(max=MAX_EXPONENT))
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return grad * torch.exp(x.clamp(max=MAX_EXPONENT))
-
-
-def truncated_exp(x: Tensor) -> Tensor:
-    """exp(min(x, 15)) whose gradient does not vanish where it is clamped, so that a density can come back down.
-
-    Any shape; differentiable twice.
-    """
-    return _TruncatedExp.apply(x)
-
-
-DENSITY_ACTIVATIONS = {"exp": truncated_exp, "softplus": F.softplus}
-
-
-def density_blob(x: Tensor, peak: float, radius: float) -> Tensor:
-    """A bump that is `peak` at the origin and 0 at distance `radius`, falling linearly. [M, 3] -> [M]
-
-    Added to the raw density it makes training start from a small ball (DreamFusion, arXiv:2209.14988, section 3.2).
-    """
-    # The 1e-8 keeps second derivatives finite at the origin and moves the peak by 0.05 %.
-    distance = x.square().sum(-1).add(1e-8).sqrt()
-    return peak - (peak / radius) * distance
 
 
 def seeded(generator: torch.Generator | None) -> torch.Generator:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nerf.fields.base import DENSITY_ACTIVATIONS, Field, density_blob
+from fusedfield.reference import ACTIVATIONS, density_blob
+from nerf.fields.base import Field
 
+DENSITY_ACTIVATIONS = ("exp", "softplus")
 PRECISIONS = ("fp32", "bf16")  # not fp16: without scaling the loss its gradients vanish
 
 
@@ -63,8 +65,7 @@ class NetworkField(Field):
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=mixed):
             raw = self.network(encoded, outputs).float()
         value = raw[:, 0] + density_blob(x, self.blob_density, self.blob_radius)
-        density = value if activation == "none" else DENSITY_ACTIVATIONS[activation](value)
-        return density, torch.sigmoid(raw[:, 1:])
+        return ACTIVATIONS[activation](value), torch.sigmoid(raw[:, 1:])
 
     def potential(self, x: Tensor) -> Tensor:
         return self.evaluate(x, 1, "none", mixed=False)[0]
