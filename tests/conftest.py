@@ -17,3 +17,18 @@ DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device of this machine; the tests on cuda carry the mark `cuda`."""
     return torch.device(request.param)
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every set of instructions that CPU kernels are written for; those this processor lacks are skipped."""
+    import cases
+    from gridencoder import grid_encode
+
+    monkeypatch.setenv("TADPOLE_CPU_PATH", request.param)
+    try:
+        grid_encode(cases.points(1), cases.points(8, 2), [0, 8], 1.0, 2)
+    except RuntimeError as error:
+        assert "does not have" in str(error)
+        pytest.skip(f"no {request.param} here")
+    return request.param

@@ -14,7 +14,6 @@ SIZES = [0, 1, 31, 257]  # empty, one, around a vector and a block
 TOLERANCE = (
     3e-6  # relative to the largest: sums of up to 32 corners, 4 levels and 257 points in float32, in another order
 )
-PATHS = ["baseline", "avx2", "avx512"]
 PRIMES = [1, 2654435761, 805459861, 3674653429, 2097192037]
 
 
@@ -71,18 +70,6 @@ def second_derivatives(encode, x, table):
 @pytest.fixture(autouse=True)
 def native():
     assert extension.load("gridencoder"), "the operators under test could not be built"
-
-
-@pytest.fixture(params=PATHS)
-def path(request, monkeypatch):
-    monkeypatch.setenv("TADPOLE_CPU_PATH", request.param)
-    case = Case()
-    try:
-        case.encode(cases.points(1), case.table)
-    except RuntimeError as error:
-        assert "does not have" in str(error)
-        pytest.skip(f"no {request.param} here")
-    return request.param
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
