@@ -83,9 +83,9 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
       kernel.load_columns(s.field, s.positions() + 3 * first, end - begin, columns.position + begin, columns.row);
       const int64_t run = first / kRun;
       const float* encoding = encodings + layout.start(run) + 2 * (first - run * kRun);
-      kernel.backward(s.field, s.net, *tiles[thread], s.positions() + 3 * first, encoding, layout.row(run), end - begin, sigmas + first,
-               albedos + (outputs - 1) * first, sums.get() + part * s.net.gradients,
-               columns.gradient + 2 * begin, columns.row);
+      kernel.backward(s.field, s.net, *tiles[thread], s.positions() + 3 * first, encoding, layout.row(run), end - begin,
+                      sigmas + first, albedos + (outputs - 1) * first, sums.get() + part * s.net.gradients,
+                      columns.gradient + 2 * begin, columns.row);
     });
     tadpole::share(s.grid.active, [&](int64_t l, int64_t) { add_to_table(p, columns, static_cast<int>(l), 0, size); });
   }
