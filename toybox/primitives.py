@@ -1,15 +1,17 @@
 """The vocabulary of solids: a list of signed-distance primitives with colours, as one float32 array.
 
 One row is one primitive, ROW floats long:
-    kind, blend, rotation (world to local, row-major, 9), centre (3), size (4), colour (3)
-`blend` is the radius of the smooth union with everything before it (0: a hard union).
+    kind, blend, rotation (world to local, row-major, 9), centre (3), size (4), colour (3), pattern, second colour (3)
+`blend` is the radius of the smooth union with everything before it (0: a hard union). `pattern` is PLAIN, SPOTS or
+STRIPES of the second colour, in the frame of the scene (csrc/trace.h has their sizes).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-ROW = 21
+ROW = 25
+PLAIN, SPOTS, STRIPES = range(3)
 ELLIPSOID, BOX, CYLINDER, CONE, TORUS = range(5)
 _IDENTITY = np.eye(3)
 
@@ -33,14 +35,15 @@ def rotate_z(degrees):
 
 
 class Solid:
-    """A union of coloured primitives. Every method adds one and returns the solid."""
+    """A union of coloured primitives. Every method that adds one returns the solid."""
 
     def __init__(self):
         self._rows = []
+        self.head = self.neck = None  # where a hat and a scarf go: see `wears`
 
     def _add(self, kind, centre, size, colour, rotation, blend):
         size = [*size, *[0.0] * (4 - len(size))]
-        self._rows.append([kind, blend, *np.asarray(rotation).T.reshape(-1), *centre, *size, *colour])
+        self._rows.append([kind, blend, *np.asarray(rotation).T.reshape(-1), *centre, *size, *colour, PLAIN, *colour])
         return self
 
     def ellipsoid(self, centre, radii, colour, rotation=_IDENTITY, blend=0.0):
@@ -61,6 +64,28 @@ class Solid:
 
     def torus(self, centre, radius, thickness, colour, rotation=_IDENTITY, blend=0.0):
         return self._add(TORUS, centre, (radius, thickness), colour, rotation, blend)
+
+    def wears(self, *, head, neck):
+        """Where things to wear belong.
+
+        Args:
+            head: Point on top of the head where a hat sits, and the radius of the head there. (x, y, z), r
+            neck: Centre of a scarf, radius of its ring, and how far it leans: the angle in degrees by which the front
+                of the ring is lower. (x, y, z), r, degrees
+        """
+        self.head, self.neck = head, neck
+        return self
+
+    def paint(self, colour, pattern, second):
+        """Give everything of exactly this colour a pattern of a second one."""
+        for row in self._rows:
+            if tuple(row[18:21]) == tuple(colour):
+                row[21:] = [pattern, *second]
+        return self
+
+    def bounds(self):
+        """The axis-aligned box around all primitives. -> low [3], high [3]"""
+        return bounds(np.array(self._rows, np.float32))
 
     def rows(self, half_extent=0.45):
         """All primitives, centred, and scaled so that the largest half extent is `half_extent`. [P, ROW] float32"""

@@ -1,8 +1,10 @@
-"""The words Toybox knows: objects, colours, phrasings, and what to say about the others. Imports nothing heavy."""
+"""The words Toybox knows: objects, colours, patterns, what can be worn and stood on, and how they may be said otherwise.
+
+Tables only, and nothing heavy is imported; toybox/captions.py makes sentences of them and understands sentences.
+"""
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 
@@ -17,53 +19,120 @@ COLOURS = {
     "white": (0.93, 0.93, 0.93),
     "black": (0.10, 0.10, 0.10),
     "brown": (0.50, 0.30, 0.15),
+    "grey": (0.52, 0.53, 0.55),
+    "turquoise": (0.15, 0.75, 0.75),
 }
+PATTERNS = ("spotted", "striped")
+WORN = {"hat": COLOURS["blue"], "crown": (0.95, 0.75, 0.10), "scarf": COLOURS["red"]}  # and the usual colour
+SUPPORTS = {"box": COLOURS["brown"], "cushion": COLOURS["purple"], "plate": COLOURS["white"]}
 
 
 @dataclass(frozen=True)
 class Word:
     usual: tuple[float, float, float]  # the colour when none is said, RGB in [0, 1]
+    kind: str  # the module of toybox/shapes that draws it
     has_front: bool = True  # does the back differ from the front at a glance
+    wears: bool = False  # has a head for a hat or a crown, and a neck for a scarf
     synonyms: tuple[str, ...] = ()
 
 
 OBJECTS = {
-    "frog": Word(COLOURS["green"], synonyms=("toad",)),
-    "mushroom": Word(COLOURS["red"], has_front=False, synonyms=("toadstool",)),
-    "car": Word(COLOURS["red"], synonyms=("automobile",)),
-    "duck": Word(COLOURS["yellow"], synonyms=("duckling",)),
-    "chair": Word(COLOURS["brown"]),
-    "bear": Word(COLOURS["brown"], synonyms=("teddy bear", "teddy")),
-    "snowman": Word(COLOURS["red"]),
-    "hamburger": Word((0.85, 0.58, 0.25), has_front=False, synonyms=("burger", "cheeseburger")),
-    "penguin": Word(COLOURS["black"]),
-    "rocket": Word(COLOURS["red"], synonyms=("spaceship",)),
-    "house": Word(COLOURS["red"], synonyms=("cottage",)),
-    "tree": Word(COLOURS["green"], has_front=False, synonyms=("fir", "pine")),
+    "frog": Word(COLOURS["green"], "animals", wears=True, synonyms=("toad",)),
+    "mushroom": Word(COLOURS["red"], "places", has_front=False, synonyms=("toadstool",)),
+    "car": Word(COLOURS["red"], "vehicles", synonyms=("automobile",)),
+    "duck": Word(COLOURS["yellow"], "creatures", wears=True, synonyms=("duckling",)),
+    "chair": Word(COLOURS["brown"], "things", synonyms=("seat",)),
+    "bear": Word(COLOURS["brown"], "animals", wears=True, synonyms=("teddy bear", "teddy")),
+    "snowman": Word(COLOURS["red"], "places"),
+    "hamburger": Word((0.85, 0.58, 0.25), "food", has_front=False, synonyms=("burger", "cheeseburger")),
+    "penguin": Word(COLOURS["black"], "creatures", wears=True),
+    "rocket": Word(COLOURS["red"], "vehicles", synonyms=("spaceship",)),
+    "house": Word(COLOURS["red"], "places", synonyms=("cottage",)),
+    "tree": Word(COLOURS["green"], "places", has_front=False, synonyms=("fir", "pine", "christmas tree")),
+    # animals
+    "cat": Word(COLOURS["orange"], "animals", wears=True, synonyms=("kitten", "kitty")),
+    "dog": Word(COLOURS["brown"], "animals", wears=True, synonyms=("puppy",)),
+    "rabbit": Word(COLOURS["grey"], "animals", wears=True, synonyms=("bunny", "hare")),
+    "pig": Word(COLOURS["pink"], "animals", wears=True, synonyms=("piglet", "piggy")),
+    "elephant": Word(COLOURS["grey"], "animals", wears=True),
+    "sheep": Word(COLOURS["white"], "animals", wears=True, synonyms=("lamb",)),
+    "mouse": Word(COLOURS["grey"], "animals", wears=True),
+    "dinosaur": Word(COLOURS["green"], "creatures", wears=True, synonyms=("dino",)),
+    "turtle": Word(COLOURS["green"], "creatures", synonyms=("tortoise",)),
+    "owl": Word(COLOURS["brown"], "creatures", wears=True),
+    "bee": Word(COLOURS["yellow"], "creatures", synonyms=("bumblebee",)),
+    "snail": Word(COLOURS["orange"], "creatures"),
+    "fish": Word(COLOURS["orange"], "creatures", synonyms=("goldfish",)),
+    "whale": Word(COLOURS["blue"], "creatures"),
+    "octopus": Word(COLOURS["purple"], "creatures"),
+    # food
+    "donut": Word(COLOURS["pink"], "food", has_front=False, synonyms=("doughnut",)),
+    "ice cream": Word(COLOURS["pink"], "food", has_front=False, synonyms=("icecream", "ice cream cone")),
+    "cake": Word(COLOURS["pink"], "food", has_front=False, synonyms=("birthday cake",)),
+    "apple": Word(COLOURS["red"], "food", has_front=False),
+    "carrot": Word(COLOURS["orange"], "food", has_front=False),
+    "pineapple": Word(COLOURS["yellow"], "food", has_front=False),
+    "strawberry": Word(COLOURS["red"], "food", has_front=False),
+    "cupcake": Word(COLOURS["turquoise"], "food", has_front=False, synonyms=("muffin",)),
+    # things
+    "mug": Word(COLOURS["blue"], "things", synonyms=("cup",)),
+    "teapot": Word(COLOURS["turquoise"], "things"),
+    "table": Word(COLOURS["brown"], "things", has_front=False, synonyms=("desk",)),
+    "lamp": Word(COLOURS["yellow"], "things", has_front=False),
+    "hammer": Word(COLOURS["red"], "things"),
+    "key": Word(COLOURS["yellow"], "things"),
+    "book": Word(COLOURS["blue"], "things"),
+    "gift": Word(COLOURS["red"], "things", has_front=False, synonyms=("present",)),
+    "robot": Word(COLOURS["turquoise"], "things", wears=True, synonyms=("android",)),
+    "clock": Word(COLOURS["red"], "things", synonyms=("alarm clock",)),
+    # vehicles
+    "truck": Word(COLOURS["blue"], "vehicles", synonyms=("lorry",)),
+    "train": Word(COLOURS["green"], "vehicles", synonyms=("locomotive",)),
+    "boat": Word(COLOURS["blue"], "vehicles", synonyms=("sailing boat", "sailboat", "ship")),
+    "airplane": Word(COLOURS["white"], "vehicles", synonyms=("plane", "aeroplane")),
+    "helicopter": Word(COLOURS["yellow"], "vehicles"),
+    "bus": Word(COLOURS["yellow"], "vehicles"),
+    # nature and buildings
+    "cactus": Word(COLOURS["green"], "places", has_front=False),
+    "flower": Word(COLOURS["pink"], "places", synonyms=("daisy",)),
+    "pumpkin": Word(COLOURS["orange"], "places"),
+    "castle": Word(COLOURS["grey"], "places"),
+    "lighthouse": Word(COLOURS["red"], "places", has_front=False),
+    "windmill": Word(COLOURS["white"], "places"),
+}
+OTHER_SYNONYMS = {  # of what is no object
+    "gray": "grey",
+    "violet": "purple",
+    "cyan": "turquoise",
+    "teal": "turquoise",
+    "dotted": "spotted",
+    "polka dot": "spotted",
+    "stripy": "striped",
+    "stripey": "striped",
+    "cap": "hat",
+    "top hat": "hat",
+    "pillow": "cushion",
+    "crate": "box",
+    "cube": "box",
+    "dish": "plate",
 }
 PHRASINGS = ("", "a photo of ", "a dslr photo of ", "a 3d model of ", "a rendering of ")
-SPELT_ALIKE = 0.7  # difflib's ratio from which a word may be a misspelling of another: one slip in four letters
 VIEWS = ("front", "side", "back", "overhead")
-_SYNONYMS = {synonym: name for name, word in OBJECTS.items() for synonym in word.synonyms}
-_FILLERS = {"a", "an", "the", "of", "photo", "dslr", "3d", "model", "rendering", "picture", "toy", "cute", "little"}
+LINKS = {"wearing": "worn", "with": "worn", "in": "worn", "on": "support"}  # what comes after them
+FILLERS = frozenset(
+    "a an the of photo dslr 3d model rendering render picture image toy cute little small lovely highly detailed and "
+    "its it s that is top sitting standing lying ,".split()
+)
 
-
-def article(word):
-    """a or an, for the word that follows."""
-    return "an" if word[0] in "aeiou" else "a"
-
-
-def caption(name, colour=None):
-    """The sentence for an object: "a frog", "an orange frog"."""
-    first = colour or name
-    return f"{article(first)} {colour + ' ' if colour else ''}{name}"
-
-
-def vocabulary():
-    """Every word that a caption of the training pictures can hold, sorted."""
-    sentences = [caption(name, colour) for name in OBJECTS for colour in (None, *COLOURS)]
-    sentences += [*PHRASINGS, *(f"{view} view ," for view in VIEWS), *_FILLERS, *_SYNONYMS]
-    return sorted({word for sentence in sentences for word in words_of(sentence)})
+MEANINGS = {  # every word or phrase that is no filler -> (what it is, how the prior's captions say it)
+    **{word: ("colour", word) for word in COLOURS},
+    **{word: ("pattern", word) for word in PATTERNS},
+    **{word: ("worn", word) for word in WORN},
+    **{word: ("support", word) for word in SUPPORTS},
+    **{word: ("object", word) for word in OBJECTS},
+    **{synonym: ("object", name) for name, word in OBJECTS.items() for synonym in word.synonyms},
+}
+MEANINGS |= {synonym: MEANINGS[word] for synonym, word in OTHER_SYNONYMS.items()}
 
 
 def words_of(text):
@@ -71,47 +140,12 @@ def words_of(text):
     return re.findall(r"[a-z0-9]+|,", text.lower())
 
 
-def parse(text):
-    """What a sentence asks for.
-
-    Returns:
-        (object name, colour or None)
-
-    Raises:
-        ValueError: a word is unknown, or there is not exactly one object; names the nearest known words.
-    """
-    words, found, colours, unknown = words_of(text), [], [], []
-    for i, word in enumerate(words):
-        if word == "teddy" and words[i + 1 : i + 2] == ["bear"]:
-            continue
-        name = word if word in OBJECTS else _SYNONYMS.get(word)
-        if name:
-            found.append(name)
-        elif word in COLOURS:
-            colours.append(word)
-        elif word not in _FILLERS and word != ",":
-            unknown.append(word)
-    if unknown or len(found) != 1 or len(colours) > 1:
-        raise ValueError(_explain(text, unknown, found, colours))
-    return found[0], colours[0] if colours else None
+def article(word):
+    """a or an, for the word that follows."""
+    return "an" if word[0] in "aeiou" else "a"
 
 
-def canonical(text):
-    """The sentence as the prior was trained on it: "A photo of a red teddy bear" -> "a red bear"."""
-    return caption(*parse(text))
-
-
-def _explain(text, unknown, found, colours):
-    if unknown:
-        known = COLOURS if found else [*OBJECTS, *_SYNONYMS]  # what else the sentence can lack
-        near = sorted({match for word in unknown for match in difflib.get_close_matches(word, known, 3, SPELT_ALIKE)})
-        reason = f"does not know {', '.join(repr(word) for word in unknown)}"
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-    elif len(found) != 1:
-        reason, hint = (f"makes one object at a time, got {' and '.join(found)}" if found else "needs an object"), ""
-    else:
-        reason, hint = f"takes one colour, got {' and '.join(colours)}", ""
-    return (
-        f"--text {text!r}: the embedded prior (Toybox) {reason}{hint}. It knows {', '.join(OBJECTS)} "
-        f"in {', '.join(COLOURS)}; for any other words use --guidance SD (needs a GPU and its weights)"
-    )
+def vocabulary():
+    """Every word that a caption of the training pictures or a sentence that is understood can hold, sorted."""
+    phrases = [*MEANINGS, *LINKS, *FILLERS, *PHRASINGS, *(f"{view} view" for view in VIEWS)]
+    return sorted({word for phrase in phrases for word in words_of(phrase)})
