@@ -44,10 +44,15 @@ def run(request: cli.Request) -> int:
         from nerf import doctor
 
         return doctor.run(config)
-    if "train" in request.commands and "toybox" in config.guidance.guidance:
-        from toybox import words
+    if request.commands == ("words",):
+        from toybox import captions
 
-        words.parse(config.run.text)
+        print(captions.overview())
+        return 0
+    if "train" in request.commands and "toybox" in config.guidance.guidance:
+        from toybox import captions
+
+        captions.parse(config.run.text)
     preflight(request.commands, config)
     for note in request.notes:
         print(note, file=sys.stderr, flush=True)

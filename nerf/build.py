@@ -113,7 +113,7 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
     for name in options.guidance:
         text, sources = config.run.text, weights.resolve(options.sd_version, options.hf_key)
         if name == "toybox":
-            from toybox.words import canonical
+            from toybox.captions import canonical
 
             text, sources = canonical(text), [options.toybox_dir]
         prior = StableDiffusion(

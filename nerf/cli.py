@@ -24,8 +24,9 @@ from nerf.validate import validate, validate_values
 
 USAGE = 'python main.py --text "a frog" --workspace out [options]'
 EPILOG = (
-    "commands: without one, train; `python main.py doctor` checks this machine; --test, --six_views and --save_mesh "
-    "(without --text) work on the trained run in --workspace. A flag is turned off by --no_<name>."
+    "commands: without one, train; `python main.py doctor` checks this machine; `python main.py words` lists what "
+    "Toybox understands; --test, --six_views and --save_mesh (without --text) work on the trained run in --workspace. "
+    "A flag is turned off by --no_<name>."
 )
 # Options of stable-dreamfusion whose feature is not here.
 NOT_YET = set(
@@ -44,7 +45,7 @@ NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 class Request:
     """What one call of main.py asks for."""
 
-    commands: tuple[str, ...]  # doctor | train | test, six_views, save_mesh
+    commands: tuple[str, ...]  # doctor | words | train | test, six_views, save_mesh
     config: Config
     notes: tuple[str, ...]  # one line each, to print before the work
 
@@ -58,12 +59,12 @@ def parse(argv: Sequence[str]) -> Request:
     notes: list[str] = []
     words, typed = _typed(argv, notes)
     commands = _commands(typed)
-    if words[:1] == ["doctor"]:
-        commands, words = ("doctor",), words[1:]
+    if words[:1] in (["doctor"], ["words"]):
+        commands, words = (words[0],), words[1:]
     if words:
         raise ValueError(f'unexpected {words[0]!r}: options begin with --, e.g. --text "a frog"')
     validate_values(typed)
-    if commands == ("doctor",):  # of the run that needs no download, unless another is named
+    if commands[0] in ("doctor", "words"):  # of the run that needs no download, unless another is named
         config, note = _configure({}, typed, typed.get("guidance", ("toybox",))), ""
     elif commands == ("train",):
         config, note = _training(typed)

@@ -16,8 +16,6 @@ import math
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +29,6 @@ from tqdm import tqdm  # noqa: E402
 
 from guidance.prompts import VIEW_WORDS, view_weights  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
-from toybox.words import COLOURS, OBJECTS, caption  # noqa: E402
 
 DROP_ALL, DROP_VIEW, ONE_VIEW = 0.1, 0.1, 0.1  # captions: none, no view word, only the nearest view word; else blended
 
@@ -41,7 +38,7 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("toybox-training"), help="pictures and training state")
     parser.add_argument("--out", type=Path, default=ROOT / "toybox" / "prior")
     parser.add_argument("--init", type=Path, help="an earlier prior to start from, tensor by tensor where shapes agree")
-    parser.add_argument("--solids", type=int, default=4500, help="random objects; each gives four pictures")
+    parser.add_argument("--solids", type=int, default=12000, help="random objects; each gives three pictures")
     parser.add_argument("--vae_minutes", type=float, default=8)
     parser.add_argument("--minutes", type=float, default=60, help="for text encoder and UNet")
     parser.add_argument("--batch", type=int, default=32)
@@ -49,32 +46,9 @@ def main():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    data = make_pictures(options)
+    data = pictures.make(options.work / f"pictures-{options.solids}-{options.seed}.npz", options.solids, options.seed)
     vae = train_vae(options, data)
     train_diffusion(options, data, vae)
-
-
-def make_pictures(options):
-    """The captioned pictures, made once. -> dict of arrays, `images` [N, 3, 128, 128] uint8"""
-    target = options.work / f"pictures-{options.solids}-{options.seed}.npz"
-    if not target.exists():
-        # One thread a process: two threads that wait for each other at every picture are slower than one.
-        with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            seeds = [(options.seed, i) for i in range(options.solids)]
-            made = pool.map(make_one, seeds, chunksize=16)
-            parts = list(tqdm(made, desc="pictures", unit="solid", total=options.solids))
-        data = {
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(pictures.Pictures)
-        }
-        part = target.with_suffix(".part.npz")
-        np.savez(part, **data)
-        os.replace(part, target)
-    return dict(np.load(target))
-
-
-def make_one(seed):
-    return pictures.sample(np.random.default_rng(seed))
 
 
 def start_from(part, folder, file):
@@ -85,6 +59,22 @@ def start_from(part, folder, file):
         part.load_state_dict(ours | known)
         print(f"{folder / file}: {len(known)} of {len(ours)} tensors taken over")
     return part
+
+
+def take_over_words(text_encoder, tokenizer, folder):
+    """Copy the embeddings of the words that an earlier prior knew as well."""
+    if folder:
+        from transformers import CLIPTokenizer
+
+        name = "token_embedding.weight"
+        stored = load_file(folder / "text_encoder" / "model.safetensors")
+        rows = next(value for key, value in stored.items() if key.endswith(name))
+        ours = next(value for key, value in text_encoder.named_parameters() if key.endswith(name))
+        earlier = CLIPTokenizer.from_pretrained(str(folder / "tokenizer")).get_vocab()
+        with torch.no_grad():
+            for token, i in tokenizer.get_vocab().items():
+                if token in earlier:
+                    ours[i] = rows[earlier[token]]
 
 
 class Clock:
@@ -116,7 +106,10 @@ def save_state(path, **state):
 
 
 def autocast(device):
-    return torch.autocast(device, dtype=torch.bfloat16)
+    """bf16 where the machine multiplies it; a CPU that does not is ten times slower with it."""
+    return torch.autocast(
+        device, dtype=torch.bfloat16, enabled=device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    )
 
 
 def train_vae(options, data, batch=16):
@@ -126,7 +119,7 @@ def train_vae(options, data, batch=16):
     vae = start_from(architecture.build_vae(), options.init, "vae/diffusion_pytorch_model.safetensors")
     vae = vae.to(options.device, memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
     optimizer = torch.optim.AdamW(vae.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    images, step, spent = torch.from_numpy(data["images"]), 0, 0.0
+    images, step, spent = torch.from_numpy(data.images), 0, 0.0
     if state_path.exists():
         state = torch.load(state_path)
         vae.load_state_dict(state["vae"])
@@ -166,45 +159,45 @@ def train_vae(options, data, batch=16):
 
 @torch.no_grad()
 def encode_all(options, data, vae):
-    """Latents of all pictures, and of their mirror images (a mirrored view has the same words). [2, N, 8, 16, 16]"""
-    images, both = torch.from_numpy(data["images"]), []
-    for mirrored in (False, True):
-        parts = []
-        for i in tqdm(range(0, len(images), 128), desc="latents", unit="batch"):
-            x = images[i : i + 128].to(options.device).float() / 127.5 - 1
-            with autocast(options.device):
-                parts.append(vae.encode(x.flip(-1) if mirrored else x).latents.float().cpu())
-        both.append(torch.cat(parts))
-    return torch.stack(both)
+    """Latents of all pictures, half of them mirrored (a mirrored view has the same words). [N, 8, 16, 16] float32"""
+    images, parts = torch.from_numpy(data.images), []
+    mirrored = torch.rand(len(images), generator=torch.Generator().manual_seed(options.seed)) < 0.5
+    for i in tqdm(range(0, len(images), 64), desc="latents", unit="batch"):
+        x = images[i : i + 64].to(options.device).float() / 127.5 - 1
+        x = torch.where(mirrored[i : i + 64, None, None, None].to(x.device), x.flip(-1), x)
+        with autocast(options.device):
+            parts.append(vae.encode(x.contiguous(memory_format=torch.channels_last)).latents.float().cpu())
+    return torch.cat(parts)
 
 
 class Captions:
     """Token ids of every caption, and for each picture the blend of them that describes it."""
 
     def __init__(self, tokenizer, data):
-        phrases = [caption(o, c) for o in OBJECTS for c in (None, *COLOURS)]
-        texts = [p + suffix for p in phrases for suffix in ("", *(f", {word}" for word in VIEW_WORDS))] + [""]
+        phrases, index = np.unique(data.captions, return_inverse=True)
+        suffixes = ("", *(f", {word}" for word in VIEW_WORDS))
+        texts = [phrase + suffix for phrase in phrases.tolist() for suffix in suffixes] + [""]
         encoded = tokenizer(texts, padding="max_length", max_length=architecture.TOKENS, return_tensors="pt")
         self.ids, self.empty = encoded.input_ids, len(texts) - 1
-        self.first = torch.from_numpy((data["objects"] * (1 + len(COLOURS)) + data["colours"] + 1) * 5)
-        azimuth, elevation = torch.from_numpy(data["azimuth"]), torch.from_numpy(data["elevation"])
+        self.first = torch.from_numpy(index) * len(suffixes)
+        azimuth, elevation = torch.from_numpy(data.azimuth), torch.from_numpy(data.elevation)
         self.views = view_weights(azimuth, elevation, angle_front=90).float()
 
     def blend(self, pick, generator):
         """-> ids of the captions needed [U, L], weights of each picture over them [B, U]"""
-        count, views = len(pick), self.views[pick]
-        draw = torch.rand(count, generator=generator)
+        views, draw = self.views[pick], torch.rand(len(pick), generator=generator)
         nearest = F.one_hot(views.argmax(-1), 4).float()
         views = torch.where((draw > 1 - ONE_VIEW)[:, None], nearest, views)
-        weights = torch.zeros(count, self.empty + 1)
-        columns = self.first[pick, None] + 1 + torch.arange(4)
-        weights.scatter_(1, columns, views)
-        plain = draw < DROP_ALL + DROP_VIEW
-        weights[plain] = 0
-        target = torch.where(draw < DROP_ALL, torch.tensor(self.empty), self.first[pick])
-        weights[plain, target[plain]] = 1
-        used = weights.any(0).nonzero()[:, 0]
-        return self.ids[used], weights[:, used]
+        none, plain = draw < DROP_ALL, (draw >= DROP_ALL) & (draw < DROP_ALL + DROP_VIEW)
+        weights = torch.cat(
+            [plain[:, None], views * ~(none | plain)[:, None], none[:, None]], 1
+        )  # as the columns below
+        columns = torch.cat([self.first[pick, None] + torch.arange(5), torch.full((len(pick), 1), self.empty)], 1)
+        rows, places = weights.nonzero(as_tuple=True)
+        used, inverse = torch.unique(columns[rows, places], return_inverse=True)
+        blend = torch.zeros(len(pick), len(used))
+        blend[rows, inverse] = weights[rows, places]
+        return self.ids[used], blend
 
 
 def train_diffusion(options, data, vae):
@@ -212,10 +205,11 @@ def train_diffusion(options, data, vae):
     state_path, device = options.work / "diffusion.pt", options.device
     torch.manual_seed(options.seed)
     tokenizer = architecture.build_tokenizer()
-    text_encoder = start_from(
-        architecture.build_text_encoder(tokenizer), options.init, "text_encoder/model.safetensors"
-    ).to(device)
-    unet = start_from(architecture.build_unet(), options.init, "unet/diffusion_pytorch_model.safetensors").to(device)
+    text_encoder = architecture.build_text_encoder(tokenizer)
+    start_from(text_encoder, options.init, "text_encoder/model.safetensors").to(device)
+    take_over_words(text_encoder, tokenizer, options.init)
+    unet = start_from(architecture.build_unet(), options.init, "unet/diffusion_pytorch_model.safetensors")
+    unet = unet.to(device, memory_format=torch.channels_last)
     captions, latents = Captions(tokenizer, data), encode_all(options, data, vae)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     latents *= vae.config.scaling_factor
@@ -236,9 +230,10 @@ def train_diffusion(options, data, vae):
         generator.manual_seed(1_000_003 * options.seed + 2 * step + 1)
         set_rate(optimizer, 1e-3, step, clock.fraction)
         pick = torch.randint(len(captions.first), (options.batch,), generator=generator)
-        z = latents[torch.randint(2, (options.batch,), generator=generator), pick].to(device)
+        z = latents[pick].to(device)
         noise = torch.randn(z.shape, generator=generator).to(device)
-        t = torch.randint(architecture.TIMESTEPS, (options.batch,), generator=generator).to(device)
+        t = torch.arange(options.batch) + torch.rand(options.batch, generator=generator)  # stratified: less variance
+        t = (t * architecture.TIMESTEPS / options.batch).long().to(device)
         a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
         ids, weights = captions.blend(pick, generator)
         with autocast(device):
@@ -267,18 +262,18 @@ def train_diffusion(options, data, vae):
                 step=step,
                 spent=saved,
             )
-            save_prior(options, vae, tokenizer, average, step, saved, float(np.mean(losses[-500:])))
+            save_prior(options, len(latents), vae, tokenizer, average, step, saved, float(np.mean(losses[-500:])))
     bar.close()
 
 
-def save_prior(options, vae, tokenizer, average, step, spent, loss):
+def save_prior(options, count, vae, tokenizer, average, step, spent, loss):
     """The pipeline, its training record, and the checksums that `main.py doctor` compares."""
     out = options.out
     architecture.save_pipeline(out, vae, average["text_encoder"], tokenizer, average["unet"])
     record = {
         "seed": options.seed,
         "init": options.init and options.init.name,
-        "pictures": 4 * options.solids,
+        "pictures": count,
         "steps": step,
         "batch": options.batch,
         "minutes": round(spent / 60, 1),

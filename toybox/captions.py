@@ -8,12 +8,26 @@ Imports nothing heavy.
 from __future__ import annotations
 
 import difflib
+import textwrap
 from dataclasses import dataclass
 
-from toybox.words import COLOURS, FILLERS, LINKS, MEANINGS, OBJECTS, PATTERNS, SUPPORTS, WORN, article, words_of
+from toybox.words import (
+    COLOURS,
+    FILLERS,
+    KINDRED,
+    LINKS,
+    MEANINGS,
+    OBJECTS,
+    PATTERNS,
+    SUPPORTS,
+    WORN,
+    article,
+    words_of,
+)
 
 SPELT_ALIKE = 0.7  # difflib's ratio from which a word may be a misspelling of another: one slip in four letters
 LONGEST = max(len(phrase.split()) for phrase in MEANINGS)  # words of a phrase
+EXAMPLES = ("a frog", "a striped cat wearing a crown", "a photo of a blue teddy bear on a yellow cushion")
 HELD_OUT_STEP = 6  # one pair in so many is never in a training caption
 
 
@@ -72,13 +86,14 @@ def parse(text):
     if unknown:
         raise _refusal(text, f"does not know {_listed(unknown, 'or', repr)}{_nearest(unknown, bool(of('object')))}")
     if len(of("object")) != 1:
-        several = f"makes one object at a time, got {_listed(of('object'))}"
-        raise _refusal(text, several if of("object") else "needs an object")
+        several = of("object") and f"makes one object at a time, got {_listed(of('object'))}"
+        raise _refusal(text, several or "needs an object")
     said = {}
     for kind in ("object", "worn", "support"):
         nouns = [(word, modifiers) for what, word, modifiers in found if what == kind]
         if len(nouns) > 1:
-            raise _refusal(text, f"takes one thing {'to wear' if kind == 'worn' else 'to stand on'}, got {_listed(of(kind))}")
+            purpose = "to wear" if kind == "worn" else "to stand on"
+            raise _refusal(text, f"takes one thing {purpose}, got {_listed(of(kind))}")
         said[kind] = nouns[0] if nouns else (None, {})
         for modifier, values in said[kind][1].items():
             if len(values) > 1:
@@ -97,7 +112,9 @@ def parse(text):
     )
     if caption.worn and not OBJECTS[caption.name].wears:
         able = [name for name, word in OBJECTS.items() if word.wears]
-        raise _refusal(text, f"cannot dress {_phrase(caption.name)}; these wear a {_listed(WORN, 'or')}: {', '.join(able)}")
+        raise _refusal(
+            text, f"cannot dress {_phrase(caption.name)}; these wear a {_listed(WORN, 'or')}: {', '.join(able)}"
+        )
     return caption
 
 
@@ -106,27 +123,54 @@ def canonical(text):
     return str(parse(text))
 
 
+def overview():
+    """Everything that is understood, as text for a terminal 80 columns wide."""
+    kinds = dict.fromkeys(word.kind for word in OBJECTS.values())
+    rows = [(kind, [name for name, word in OBJECTS.items() if word.kind == kind]) for kind in kinds]
+    rows += [("colours", COLOURS), ("patterns", PATTERNS), ("to wear", WORN), ("to stand on", SUPPORTS)]
+    rows += [("who wears", [name for name, word in OBJECTS.items() if word.wears])]
+    rows += [("also said", [f"{said} ({word})" for said, (_, word) in MEANINGS.items() if said != word])]
+    return "\n".join(
+        [
+            "Toybox understands",
+            "  a [colour] [pattern] OBJECT [wearing a [colour] hat] [on a [colour] box]",
+            "",
+            *(
+                textwrap.fill(", ".join(words), 80, initial_indent=f"{title:12}", subsequent_indent=" " * 12)
+                for title, words in rows
+            ),
+            "",
+            *(f'python main.py --text "{text}" --workspace out' for text in EXAMPLES),
+        ]
+    )
+
+
 def _read(words):
     """Nouns with the modifiers before them, and unknown words. -> [(kind, word, {modifier: [words]})], [words]"""
     found, unknown, waiting, i = [], [], {}, 0
+
+    def give_to_object():  # "a spaceship, blue, on a box"
+        modifiers = next((modifiers for kind, _, modifiers in found if kind == "object"), None)
+        if modifiers is not None:
+            for modifier, values in waiting.items():
+                modifiers.setdefault(modifier, []).extend(values)
+            waiting.clear()
+
     while i < len(words):
         length = next((n for n in range(LONGEST, 0, -1) if " ".join(words[i : i + n]) in MEANINGS), 0)
-        if not length:
-            if words[i] not in FILLERS and words[i] not in LINKS:
-                unknown.append(words[i])
-            i += 1
-            continue
-        kind, word = MEANINGS[" ".join(words[i : i + length])]
-        i += length
-        if kind in ("colour", "pattern"):
-            waiting.setdefault(kind, []).append(word)
-        else:
-            found.append((kind, word, waiting))
-            waiting = {}
-    objects = [modifiers for kind, _, modifiers in found if kind == "object"]
-    for modifier, values in waiting.items():  # "a spaceship, blue"
-        if objects:
-            objects[-1].setdefault(modifier, []).extend(values)
+        if length:
+            kind, word = MEANINGS[" ".join(words[i : i + length])]
+            if kind in ("colour", "pattern"):
+                waiting.setdefault(kind, []).append(word)
+            else:
+                found.append((kind, word, dict(waiting)))
+                waiting.clear()
+        elif words[i] == "," or words[i] in LINKS:
+            give_to_object()
+        elif words[i] not in FILLERS:
+            unknown.append(words[i])
+        i += max(length, 1)
+    give_to_object()
     return found, unknown
 
 
@@ -139,41 +183,10 @@ def _nearest(unknown, has_object):
     return f"; nearest: {', '.join(dict.fromkeys(near))}" if near else ""
 
 
-KINDRED = {  # words that users try, and the nearest in meaning that Toybox has
-    **dict.fromkeys(("dragon", "lizard", "crocodile", "alligator", "monster", "trex"), "dinosaur"),
-    **dict.fromkeys(("lion", "tiger", "leopard", "cheetah", "panther"), "cat"),
-    **dict.fromkeys(("wolf", "fox", "corgi", "poodle"), "dog"),
-    **dict.fromkeys(("panda", "koala", "monkey", "gorilla"), "bear"),
-    **dict.fromkeys(("rat", "hamster", "squirrel", "hedgehog"), "mouse"),
-    **dict.fromkeys(("goat", "cow", "horse", "pony", "unicorn", "donkey"), "sheep"),
-    **dict.fromkeys(("bird", "chick", "chicken", "hen", "goose", "swan"), "duck"),
-    **dict.fromkeys(("eagle", "parrot", "raven"), "owl"),
-    **dict.fromkeys(("shark", "dolphin"), "whale"),
-    **dict.fromkeys(("squid", "jellyfish", "crab"), "octopus"),
-    **dict.fromkeys(("butterfly", "ladybug", "insect", "beetle", "wasp"), "bee"),
-    **dict.fromkeys(("ufo", "spacecraft", "shuttle"), "rocket"),
-    **dict.fromkeys(("jet", "aircraft"), "airplane"),
-    **dict.fromkeys(("van", "taxi", "jeep", "vehicle"), "car"),
-    **dict.fromkeys(("tower", "fortress", "palace"), "castle"),
-    **dict.fromkeys(("home", "hut", "cabin", "building", "barn"), "house"),
-    **dict.fromkeys(("rose", "tulip", "sunflower"), "flower"),
-    **dict.fromkeys(("sandwich", "hotdog", "pizza"), "hamburger"),
-    **dict.fromkeys(("sofa", "couch", "bench", "stool", "armchair", "throne"), "chair"),
-    **dict.fromkeys(("kettle",), "teapot"),
-    **dict.fromkeys(("man", "person", "human", "astronaut", "knight"), "robot"),
-    **dict.fromkeys(("helmet", "bonnet", "beanie", "sombrero"), "hat"),
-    **dict.fromkeys(("tie", "necklace", "shawl"), "scarf"),
-    **dict.fromkeys(("silver", "metal", "stone"), "grey"),
-    **dict.fromkeys(("gold", "golden"), "yellow"),
-    **dict.fromkeys(("crimson", "scarlet"), "red"),
-}
-
-
 def _refusal(text, reason):
     return ValueError(
-        f"--text {text!r}: the embedded prior (Toybox) {reason}. `python main.py words` lists the "
-        f"{len(OBJECTS)} objects, {len(COLOURS)} colours, {_listed(PATTERNS)}, {', '.join([*WORN, *SUPPORTS])} that it "
-        "understands; for any other words use --guidance SD (needs a GPU and its weights)"
+        f"--text {text!r}: the embedded prior (Toybox) {reason}. `python main.py words` lists what it understands; "
+        "for any other words use --guidance SD (needs a GPU and its weights)"
     )
 
 

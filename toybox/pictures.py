@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from toybox import shapes
+from toybox.captions import Caption, is_held_out
 from toybox.tracer import cameras, trace
-from toybox.words import COLOURS, OBJECTS
+from toybox.words import COLOURS, OBJECTS, PATTERNS, SUPPORTS, WORN
 
 SIZE = 128  # pixels a side
 RADIUS, FOVY, POLAR, ABOVE = (3.05, 3.35), (18.0, 21.0), (45.0, 105.0), (5.0, 45.0)
 ABOVE_SHARE = 0.07  # pictures from overhead
-SAY_COLOUR = 0.6  # captions that name the colour
-ALBEDO_SHARE, TEXTURELESS_SHARE = 0.5, 0.05  # the rest is lambertian
-AMBIENT = (0.4, 1.0)
+SAY_COLOUR = 0.6  # nouns of a caption whose colour is named
+PATTERN_SHARE, WORN_SHARE, SUPPORT_SHARE = 0.15, 0.45, 0.2  # captions that say one; WORN_SHARE: of those that can wear
+LAMBERTIAN_SHARE = 0.25  # the rest shows the albedo, which is what Toybox's preset trains on
+AMBIENT = (0.5, 1.0)
 COLOURED_BACKGROUNDS = 0.3  # the rest is grey
 
 
 @dataclass(frozen=True)
 class Pictures:
     images: np.ndarray  # [B, 3, SIZE, SIZE] uint8
-    objects: np.ndarray  # [B] index into words.OBJECTS
-    colours: np.ndarray  # [B] index into words.COLOURS, -1: the caption names none
+    captions: np.ndarray  # [B] str
     azimuth: np.ndarray  # [B] degrees in [-180, 180)
     elevation: np.ndarray  # [B] degrees
 
 
-def shade(buffers: Tensor, mode: str, ambient: float, light: Tensor) -> Tensor:
-    """Colour of what was traced, as the trainer shades it (DreamFusion, arXiv:2209.14988, section 3.2).
+def shade(buffers: Tensor, ambient: float, light: Tensor) -> Tensor:
+    """Lambertian colour of what was traced (DreamFusion, arXiv:2209.14988, section 3.2); ambient 1 is the albedo.
 
     Args:
         buffers: From `tracer.trace`. [H, W, 8]
-        mode: albedo, lambertian or textureless.
         ambient: Share of ambient light in [0, 1].
         light: Unit direction towards the light. [3]
 
     Returns: [H, W, 3] in [0, 1]; 0 where nothing is hit
     """
-    albedo = torch.ones_like(buffers[..., :3]) if mode == "textureless" else buffers[..., :3]
-    if mode != "albedo":
-        albedo = albedo * (ambient + (1 - ambient) * (buffers[..., 4:7] @ light).clamp(min=0))[..., None]
-    return albedo * buffers[..., 3:4]
+    lit = ambient + (1 - ambient) * (buffers[..., 4:7] @ light).clamp(min=0)
+    return buffers[..., :3] * lit[..., None] * buffers[..., 3:4]
 
 
 def compose(colour: Tensor, hit: Tensor, background: Tensor) -> Tensor:
@@ -60,31 +63,59 @@ def random_background(rng: np.random.Generator) -> Tensor:
     return torch.tensor(colour, dtype=torch.float32)
 
 
-def sample(rng: np.random.Generator, *, views: int = 2, shadings: int = 2) -> Pictures:
-    """One random object from `views` cameras, each picture shaded `shadings` times."""
-    index = int(rng.integers(len(OBJECTS)))
-    colour = int(rng.integers(len(COLOURS))) if rng.random() < SAY_COLOUR else -1
-    name = list(OBJECTS)[index]
-    solid = torch.from_numpy(shapes.build(name, list(COLOURS)[colour] if colour >= 0 else None, rng=rng))
+def random_caption(rng: np.random.Generator, *, held_out: bool = False) -> Caption:
+    """A random sentence of the small world; without `held_out`, none that holds a pair kept back from training."""
+
+    def one(words, share):
+        return list(words)[rng.integers(len(words))] if rng.random() < share else None
+
+    while True:
+        name = one(OBJECTS, 1)
+        caption = Caption(
+            name,
+            colour=one(COLOURS, SAY_COLOUR),
+            pattern=one(PATTERNS, PATTERN_SHARE),
+            worn=one(WORN, WORN_SHARE * OBJECTS[name].wears),
+            support=one(SUPPORTS, SUPPORT_SHARE),
+        )
+        caption = replace(
+            caption,
+            worn_colour=one(COLOURS, SAY_COLOUR * bool(caption.worn)),
+            support_colour=one(COLOURS, SAY_COLOUR * bool(caption.support)),
+        )
+        if held_out or not is_held_out(caption):
+            return caption
+
+
+def sample(rng: np.random.Generator, *, views: int = 3, held_out: bool = False) -> Pictures:
+    """One random solid from `views` random cameras, each picture with a light and a background of its own."""
+    caption = random_caption(rng, held_out=held_out)
+    solid = torch.from_numpy(shapes.build(caption, rng=rng))
     azimuth = rng.uniform(-180, 180, views)
     polar = np.where(rng.random(views) < ABOVE_SHARE, rng.uniform(*ABOVE, views), rng.uniform(*POLAR, views))
-    radius = rng.uniform(*RADIUS, views)
-    rig = cameras(azimuth, 90 - polar, radius, rng.uniform(*FOVY, views))
+    rig = cameras(azimuth, 90 - polar, rng.uniform(*RADIUS, views), rng.uniform(*FOVY, views))
     images = []
     for view, buffers in zip(rig, trace(solid, rig, 2 * SIZE), strict=True):
-        for _ in range(shadings):
-            draw = rng.random()
-            mode = "albedo" if draw < ALBEDO_SHARE else "textureless" if draw > 1 - TEXTURELESS_SHARE else "lambertian"
-            light = torch.nn.functional.normalize(view[:3] + torch.from_numpy(rng.normal(size=3)).float(), dim=0)
-            picture = compose(
-                shade(buffers, mode, rng.uniform(*AMBIENT), light), buffers[..., 3:4], random_background(rng)
-            )
-            images.append((picture * 255).round().to(torch.uint8).permute(2, 0, 1))
-    count = views * shadings
-    return Pictures(
-        torch.stack(images).numpy(),
-        np.full(count, index),
-        np.full(count, colour),
-        azimuth.repeat(shadings),
-        (90 - polar).repeat(shadings),
-    )
+        ambient = rng.uniform(*AMBIENT) if rng.random() < LAMBERTIAN_SHARE else 1.0
+        light = torch.nn.functional.normalize(view[:3] + torch.from_numpy(rng.normal(size=3)).float(), dim=0)
+        picture = compose(shade(buffers, ambient, light), buffers[..., 3:4], random_background(rng))
+        images.append((picture * 255).round().to(torch.uint8).permute(2, 0, 1))
+    return Pictures(torch.stack(images).numpy(), np.full(views, str(caption)), azimuth, 90 - polar)
+
+
+def make(path: Path, solids: int, seed: int, *, held_out: bool = False) -> Pictures:
+    """The pictures of `solids` random solids, made once by all cores and kept in `path` (.npz)."""
+    if not path.exists():
+        # One thread a process: two threads that wait for each other at every picture are slower than one.
+        with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            made = pool.map(partial(_make_one, seed, held_out), range(solids), chunksize=16)
+            parts = list(tqdm(made, desc="pictures", unit="solid", total=solids))
+        data = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Pictures)}
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **data)
+        os.replace(part, path)
+    return Pictures(**np.load(path))
+
+
+def _make_one(seed: int, held_out: bool, index: int) -> Pictures:
+    return sample(np.random.default_rng((seed, index)), held_out=held_out)

@@ -8,6 +8,8 @@ STRIPES of the second colour, in the frame of the scene (csrc/trace.h has their 
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 ROW = 25
@@ -87,12 +89,19 @@ class Solid:
         """The axis-aligned box around all primitives. -> low [3], high [3]"""
         return bounds(np.array(self._rows, np.float32))
 
-    def rows(self, half_extent=0.45):
-        """All primitives, centred, and scaled so that the largest half extent is `half_extent`. [P, ROW] float32"""
+    def rows(self, half_extent=0.45, in_picture=0.53):
+        """All primitives, centred and scaled. [P, ROW] float32
+
+        Args:
+            half_extent: Largest half extent along an axis.
+            in_picture: Largest half extent upwards or sidewards in the picture of any camera; keeps corners inside.
+        """
         rows = np.array(self._rows, np.float32)
         low, high = bounds(rows)
-        scale = half_extent / max((high - low).max() / 2, 1e-6)
-        rows[:, 11:14] = (rows[:, 11:14] - (low + high) / 2) * scale
+        rows[:, 11:14] -= (low + high) / 2
+        seen = np.abs(extents(rows, _picture_axes())).max()
+        scale = min(half_extent / max((high - low).max() / 2, 1e-6), in_picture / max(seen, 1e-6))
+        rows[:, 11:14] *= scale
         rows[:, 14:18] *= scale
         rows[:, 1] *= scale
         return np.ascontiguousarray(rows)
@@ -100,19 +109,38 @@ class Solid:
 
 def bounds(rows):
     """The axis-aligned box around all primitives. -> low [3], high [3]"""
-    local = np.zeros((len(rows), 3), np.float32)
-    kind, size = rows[:, 0], rows[:, 14:18]
-    for value, columns in ((ELLIPSOID, (0, 1, 2)), (BOX, (0, 1, 2)), (CYLINDER, (0, 1, 0))):
-        local[kind == value] = size[kind == value][:, columns]
-    cone = kind == CONE
-    widest = np.maximum(size[cone, 1], size[cone, 2])
-    local[cone] = np.stack([widest, size[cone, 0], widest], -1)
-    torus = kind == TORUS
-    ring = size[torus, 0] + size[torus, 1]
-    local[torus] = np.stack([ring, size[torus, 1], ring], -1)
-    to_world = np.abs(rows[:, 2:11].reshape(-1, 3, 3)).transpose(0, 2, 1)
-    boxed = (to_world * local[:, None]).sum(-1)
-    rounded = np.sqrt(((to_world * local[:, None]) ** 2).sum(-1))
-    half = np.where((kind == ELLIPSOID)[:, None], rounded, boxed)
-    centre = rows[:, 11:14]
-    return (centre - half).min(0), (centre + half).max(0)
+    low, high = extents(rows, np.eye(3, dtype=np.float32))
+    return low, high
+
+
+def extents(rows, directions):
+    """How far all primitives reach along unit vectors, backwards and forwards. [P, ROW], [D, 3] -> [2, D]"""
+    local = np.einsum("pij,dj->pdi", rows[:, 2:11].reshape(-1, 3, 3), directions)
+    centre = rows[:, 11:14] @ directions.T
+    forwards, backwards = _reach(rows, local), _reach(rows, -local)
+    return np.stack([(centre - backwards).min(0), (centre + forwards).max(0)])
+
+
+def _reach(rows, d):
+    """Support function of each primitive in its own frame. [P, ROW], [P, D, 3] -> [P, D]"""
+    kind, size = rows[:, 0, None], rows[:, None, 14:18]
+    flat, up = np.hypot(d[..., 0], d[..., 2]), d[..., 1]
+    a, b, c = size[..., 0], size[..., 1], size[..., 2]
+    return np.select(
+        [kind == ELLIPSOID, kind == BOX, kind == CYLINDER, kind == CONE],
+        [
+            np.linalg.norm(d * size[..., :3], axis=-1),
+            (np.abs(d) * size[..., :3]).sum(-1),
+            a * flat + b * np.abs(up),
+            np.maximum(a * up + c * flat, b * flat - a * up),  # its top or its bottom
+        ],
+        a * flat + b,  # a torus
+    )
+
+
+@cache
+def _picture_axes():
+    """Sidewards and upwards in the pictures of cameras all around and up to 35 degrees above. [D, 3] float32"""
+    sidewards = [rotate_y(azimuth) @ (1, 0, 0) for azimuth in range(0, 180, 30)]
+    upwards = [rotate_y(azimuth) @ rotate_x(angle) @ (0, 1, 0) for azimuth in range(0, 360, 30) for angle in (15, 35)]
+    return np.array(sidewards + upwards, np.float32)

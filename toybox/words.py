@@ -1,4 +1,4 @@
-"""The words Toybox knows: objects, colours, patterns, what can be worn and stood on, and how they may be said otherwise.
+"""The words Toybox knows: objects, colours, patterns, what can be worn and stood on, and other words for them.
 
 Tables only, and nothing heavy is imported; toybox/captions.py makes sentences of them and understands sentences.
 """
@@ -79,8 +79,8 @@ OBJECTS = {
     "teapot": Word(COLOURS["turquoise"], "things"),
     "table": Word(COLOURS["brown"], "things", has_front=False, synonyms=("desk",)),
     "lamp": Word(COLOURS["yellow"], "things", has_front=False),
-    "hammer": Word(COLOURS["red"], "things"),
-    "key": Word(COLOURS["yellow"], "things"),
+    "hammer": Word(COLOURS["red"], "things", has_front=False),
+    "key": Word(COLOURS["yellow"], "things", has_front=False),
     "book": Word(COLOURS["blue"], "things"),
     "gift": Word(COLOURS["red"], "things", has_front=False, synonyms=("present",)),
     "robot": Word(COLOURS["turquoise"], "things", wears=True, synonyms=("android",)),
@@ -118,7 +118,7 @@ OTHER_SYNONYMS = {  # of what is no object
 }
 PHRASINGS = ("", "a photo of ", "a dslr photo of ", "a 3d model of ", "a rendering of ")
 VIEWS = ("front", "side", "back", "overhead")
-LINKS = {"wearing": "worn", "with": "worn", "in": "worn", "on": "support"}  # what comes after them
+LINKS = frozenset(("wearing", "with", "in", "on"))  # what comes after them belongs to another noun
 FILLERS = frozenset(
     "a an the of photo dslr 3d model rendering render picture image toy cute little small lovely highly detailed and "
     "its it s that is top sitting standing lying ,".split()
@@ -133,6 +133,35 @@ MEANINGS = {  # every word or phrase that is no filler -> (what it is, how the p
     **{synonym: ("object", name) for name, word in OBJECTS.items() for synonym in word.synonyms},
 }
 MEANINGS |= {synonym: MEANINGS[word] for synonym, word in OTHER_SYNONYMS.items()}
+
+KINDRED = {  # words that users try, and the nearest in meaning that is here
+    **dict.fromkeys(("dragon", "lizard", "crocodile", "alligator", "monster", "trex"), "dinosaur"),
+    **dict.fromkeys(("lion", "tiger", "leopard", "cheetah", "panther"), "cat"),
+    **dict.fromkeys(("wolf", "fox", "corgi", "poodle"), "dog"),
+    **dict.fromkeys(("panda", "koala", "monkey", "gorilla"), "bear"),
+    **dict.fromkeys(("rat", "hamster", "squirrel", "hedgehog"), "mouse"),
+    **dict.fromkeys(("goat", "cow", "horse", "pony", "unicorn", "donkey"), "sheep"),
+    **dict.fromkeys(("bird", "chick", "chicken", "hen", "goose", "swan"), "duck"),
+    **dict.fromkeys(("eagle", "parrot", "raven"), "owl"),
+    **dict.fromkeys(("shark", "dolphin"), "whale"),
+    **dict.fromkeys(("squid", "jellyfish", "crab"), "octopus"),
+    **dict.fromkeys(("butterfly", "ladybug", "insect", "beetle", "wasp"), "bee"),
+    **dict.fromkeys(("ufo", "spacecraft", "shuttle"), "rocket"),
+    **dict.fromkeys(("jet", "aircraft"), "airplane"),
+    **dict.fromkeys(("van", "taxi", "jeep", "vehicle"), "car"),
+    **dict.fromkeys(("tower", "fortress", "palace"), "castle"),
+    **dict.fromkeys(("home", "hut", "cabin", "building", "barn"), "house"),
+    **dict.fromkeys(("rose", "tulip", "sunflower"), "flower"),
+    **dict.fromkeys(("sandwich", "hotdog", "pizza"), "hamburger"),
+    **dict.fromkeys(("sofa", "couch", "bench", "stool", "armchair", "throne"), "chair"),
+    **dict.fromkeys(("kettle",), "teapot"),
+    **dict.fromkeys(("man", "person", "human", "astronaut", "knight"), "robot"),
+    **dict.fromkeys(("helmet", "bonnet", "beanie", "sombrero"), "hat"),
+    **dict.fromkeys(("tie", "necklace", "shawl"), "scarf"),
+    **dict.fromkeys(("silver", "metal", "stone"), "grey"),
+    **dict.fromkeys(("gold", "golden"), "yellow"),
+    **dict.fromkeys(("crimson", "scarlet"), "red"),
+}
 
 
 def words_of(text):

@@ -28,18 +28,24 @@ def build(caption, *, rng):
     Returns:
         Primitives, centred, largest half extent 0.45. [P, ROW] float32
     """
-    tint = _tint(rng, caption.colour, OBJECTS[caption.name].usual)
-    module = import_module(f"toybox.shapes.{OBJECTS[caption.name].kind}")
-    solid = getattr(module, caption.name.replace(" ", "_"))(rng, tint)
+    colour = tint(rng, caption.colour, OBJECTS[caption.name].usual)
+    solid = maker(caption.name)(rng, colour)
     if caption.pattern:
-        second = BLACK if np.dot(tint, LUMA) > 0.6 else WHITE
-        solid.paint(tint, PATTERNS[caption.pattern], second)
+        second = BLACK if np.dot(colour, LUMA) > 0.6 else WHITE
+        solid.paint(colour, PATTERNS[caption.pattern], second)
     if caption.worn:
-        getattr(extras, caption.worn)(solid, _tint(rng, caption.worn_colour, WORN[caption.worn]))
+        getattr(extras, caption.worn)(solid, tint(rng, caption.worn_colour, WORN[caption.worn]))
     if caption.support:
-        getattr(extras, caption.support)(solid, _tint(rng, caption.support_colour, SUPPORTS[caption.support]))
+        getattr(extras, caption.support)(solid, tint(rng, caption.support_colour, SUPPORTS[caption.support]))
     return solid.rows()
 
 
-def _tint(rng, colour, usual):
-    return tuple(np.clip(np.asarray(COLOURS[colour] if colour else usual) + rng.normal(0, 0.025, 3), 0.02, 0.98))
+def maker(name):
+    """The function (random generator, colour) -> Solid that draws an object."""
+    return getattr(import_module(f"toybox.shapes.{OBJECTS[name].kind}"), name.replace(" ", "_"))
+
+
+def tint(rng, colour, usual):
+    """The colour that is said, a little lighter or darker, its hue hardly changed: grey stays grey."""
+    shade = np.asarray(COLOURS[colour] if colour else usual) * (1 + rng.normal(0, 0.05))
+    return tuple(np.clip(shade + rng.normal(0, 0.006, 3), 0.02, 0.98))

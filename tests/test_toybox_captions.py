@@ -1,0 +1,139 @@
+"""Sentences of the small world: what is understood, how the prior is told, and what is said of the rest."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from guidance.prompts import VIEW_WORDS, view_prompts
+from toybox import captions, pictures, words
+from toybox.captions import Caption, canonical, is_held_out, parse
+from toybox.words import COLOURS, KINDRED, MEANINGS, OBJECTS, PATTERNS, SUPPORTS, WORN, vocabulary, words_of
+
+
+@pytest.mark.parametrize(
+    "text, caption",
+    [
+        ("a frog", Caption("frog")),
+        ("A DSLR photo of a Green Frog", Caption("frog", "green")),
+        ("the red toad", Caption("frog", "red")),
+        ("teddy bear", Caption("bear")),
+        ("a teddy", Caption("bear")),
+        ("an orange cheeseburger.", Caption("hamburger", "orange")),
+        ("a 3D model of a spaceship, blue", Caption("rocket", "blue")),
+        ("a cute little cottage", Caption("house")),
+        ("an ice cream", Caption("ice cream")),
+        ("a gray polka dot ice cream cone", Caption("ice cream", "grey", "spotted")),
+        ("a frog wearing a red top hat", Caption("frog", worn="hat", worn_colour="red")),
+        ("a cat with a scarf", Caption("cat", worn="scarf")),
+        ("a duck on a blue box", Caption("duck", support="box", support_colour="blue")),
+        ("a bear sitting on top of a pink pillow", Caption("bear", support="cushion", support_colour="pink")),
+        (
+            "a red spotted frog wearing a blue hat on a green box",
+            Caption("frog", "red", "spotted", "hat", "blue", "box", "green"),
+        ),
+    ],
+)
+def test_plain_sentences_are_understood(text, caption):
+    assert parse(text) == caption
+
+
+@pytest.mark.parametrize(
+    "text, canon",
+    [
+        ("A photo of a red teddy bear", "a red bear"),
+        ("orange toad", "an orange frog"),
+        ("a burger", "a hamburger"),
+        ("the car", "a car"),
+        ("kitty, stripey, in a crown", "a striped cat wearing a crown"),
+    ],
+)
+def test_the_canonical_sentence_is_a_caption_of_the_training(text, canon):
+    assert canonical(text) == canon
+
+
+def test_every_caption_means_what_it_says():
+    rng = np.random.default_rng(0)
+    made = [Caption(name, colour) for name in OBJECTS for colour in (None, *COLOURS)]
+    made += [pictures.random_caption(rng, held_out=True) for _ in range(500)]
+    for caption in made:
+        assert parse(str(caption)) == caption
+        assert canonical(str(caption)) == str(caption)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("a forg", ["does not know 'forg'; nearest: frog."]),
+        ("a gren frog", ["does not know 'gren'; nearest: green"]),
+        ("a gree frog", ["nearest: green, "]),  # the object is there: not a tree
+        ("a dragon with wings", ["'dragon' or 'wings'; nearest: dinosaur"]),
+        ("a chiar", ["nearest: ", "chair"]),
+        ("a zzyzx", ["does not know 'zzyzx'. "]),  # nothing is near, and nothing is made up
+        ("a frog, a car", ["one object", "frog and car"]),
+        ("a red blue frog", ["one colour for the frog, got red and blue"]),
+        ("a frog in a red and blue hat", ["one colour for the hat, got red and blue"]),
+        ("a spotted striped frog", ["one pattern for the frog"]),
+        ("a frog in a striped hat", ["knows no striped hat"]),
+        ("a green", ["needs an object"]),
+        ("a red hat", ["needs an object"]),
+        ("a frog with a hat and a crown", ["one thing to wear, got hat and crown"]),
+        ("a frog on a box on a plate", ["one thing to stand on, got box and plate"]),
+        ("a mushroom wearing a hat", ["cannot dress a mushroom", "frog", "robot"]),
+    ],
+)
+def test_what_is_not_understood_is_a_short_message_with_the_way_out(text, parts):
+    with pytest.raises(ValueError) as caught:
+        parse(text)
+    line = str(caught.value)
+    assert "\n" not in line and line.startswith(f"--text {text!r}")
+    assert len(line) < 5 * 80  # lines of a terminal
+    for part in [*parts, "python main.py words", "--guidance SD"]:
+        assert part in line
+
+
+def test_the_nearest_in_meaning_are_words_that_are_known_and_not_the_word_itself():
+    assert set(KINDRED.values()) <= set(MEANINGS)
+    assert not set(KINDRED) & set(MEANINGS) and not set(KINDRED) & words.FILLERS
+
+
+def test_the_overview_names_every_word_and_its_examples_are_understood():
+    overview = captions.overview()
+    flat = " ".join(overview.split())
+    for word in MEANINGS:
+        assert word in flat
+    assert all(len(line) <= 80 for line in overview.splitlines() if not line.startswith("python"))
+    for example in captions.EXAMPLES:
+        assert parse(example) and f'python main.py --text "{example}" --workspace out' in overview
+
+
+def test_at_least_fifteen_percent_of_the_pairs_are_held_out_and_every_word_is_left_with_some():
+    colours = {(o, c): is_held_out(Caption(o, c)) for o, c in itertools.product(OBJECTS, COLOURS)}
+    worn = {(o, w): is_held_out(Caption(o, worn=w)) for o, w in itertools.product(OBJECTS, WORN) if OBJECTS[o].wears}
+    for pairs in (colours, worn):
+        assert 0.15 <= np.mean(list(pairs.values())) <= 0.2
+        for position in (0, 1):
+            for word in {pair[position] for pair in pairs}:
+                assert not all(held for pair, held in pairs.items() if pair[position] == word)
+
+
+def test_a_training_caption_never_holds_a_pair_that_is_held_out_and_says_everything_else():
+    rng = np.random.default_rng(0)
+    made = [pictures.random_caption(rng) for _ in range(3000)]
+    assert not any(map(is_held_out, made))
+    assert any(is_held_out(pictures.random_caption(rng, held_out=True)) for _ in range(100))
+    assert {caption.name for caption in made} == set(OBJECTS)
+    for field, values in (("colour", COLOURS), ("pattern", PATTERNS), ("worn", WORN), ("worn_colour", COLOURS)):
+        assert {getattr(caption, field) for caption in made} == {None, *values}
+    assert {caption.support for caption in made} == {None, *SUPPORTS}
+    assert all(OBJECTS[caption.name].wears for caption in made if caption.worn)
+    assert all(caption.worn for caption in made if caption.worn_colour)
+
+
+def test_every_word_of_every_prompt_is_in_the_vocabulary():
+    known, rng = set(vocabulary()), np.random.default_rng(0)
+    made = [str(pictures.random_caption(rng, held_out=True)) for _ in range(1000)]
+    for text in [*MEANINGS, *made, *words.PHRASINGS, *view_prompts("a frog"), *VIEW_WORDS]:
+        assert set(words_of(text)) <= known
