@@ -17,7 +17,8 @@ from diffusers import StableDiffusionPipeline  # noqa: E402
 
 from guidance.prompts import view_prompts  # noqa: E402
 from nerf.export.files import png_bytes, to_uint8, write_bytes  # noqa: E402
-from toybox.words import OBJECTS, canonical, caption  # noqa: E402
+from toybox.captions import Caption, canonical  # noqa: E402
+from toybox.words import OBJECTS  # noqa: E402
 
 
 def main():
@@ -31,7 +32,7 @@ def main():
     options = parser.parse_args()
     pipeline = StableDiffusionPipeline.from_pretrained(options.prior, dtype=torch.float32)
     rows = []
-    for text in map(canonical, options.text or [caption(name) for name in OBJECTS]):
+    for text in map(canonical, options.text or [str(Caption(name)) for name in OBJECTS]):
         pictures = pipeline(
             view_prompts(text),
             num_inference_steps=options.steps,

@@ -118,7 +118,8 @@ def compose(layers, generator, *, harsh):
     shaded = albedo * (ambient + (1 - ambient) * light / cover.clamp(min=1e-3))
     picture = solid * shaded + (1 - solid * cover) * behind
     kernel = torch.tensor([1.0, 4, 6, 4, 1], device=layers.device) / 16
-    blurred = F.conv2d(picture, (kernel[:, None] * kernel).expand(3, 1, 5, 5), padding=2, groups=3)
+    padded = F.pad(picture, (2, 2, 2, 2), mode="replicate")
+    blurred = F.conv2d(padded, (kernel[:, None] * kernel).expand(3, 1, 5, 5), groups=3)
     blur = spot(1) * (spot(1) < 0.6)
     picture = picture.lerp(blurred, blur)
     noise = torch.randn(picture.shape, generator=generator).to(picture)

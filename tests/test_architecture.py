@@ -7,7 +7,8 @@ import torch
 
 from guidance.prompts import view_prompts
 from toybox import architecture
-from toybox.words import COLOURS, OBJECTS, caption, vocabulary, words_of
+from toybox.captions import Caption
+from toybox.words import OBJECTS, vocabulary, words_of
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_every_known_word_is_one_token_of_its_own(tokenizer):
 
 
 def test_no_prompt_of_the_prior_holds_a_digit():
-    assert not any(c.isdigit() for name in OBJECTS for text in view_prompts(caption(name)) for c in text)
+    assert not any(c.isdigit() for name in OBJECTS for text in view_prompts(str(Caption(name))) for c in text)
 
 
 @pytest.mark.parametrize("word", ["dragon", "frogs", "qzx", "forg", "7"])
@@ -48,7 +49,8 @@ def test_a_prompt_is_its_words_between_start_and_end(tokenizer):
 
 
 def test_every_prompt_fits_the_text_encoder(tokenizer):
-    longest = [text for name in OBJECTS for colour in COLOURS for text in view_prompts(caption(name, colour))]
+    said = dict(colour="red", pattern="spotted", worn="hat", worn_colour="red", support="box", support_colour="red")
+    longest = [text for name in OBJECTS for text in view_prompts(str(Caption(name, **said)))]
     assert max(len(tokenizer(text).input_ids) for text in longest) <= architecture.TOKENS
 
 

@@ -162,6 +162,7 @@ def test_commands(trained):
         ([*run, "--save_mesh"], ("save_mesh",)),
         (["doctor"], ("doctor",)),
         (["doctor", "--toybox_dir", "x"], ("doctor",)),
+        (["words"], ("words",)),
     ]:
         assert cli.parse(argv).commands == commands
 
@@ -237,6 +238,7 @@ BAD_INPUT = [
     ("--fp16=1", "--fp16 takes no value, got '1'"),
     ("frog", "unexpected 'frog'"),
     ("doctor extra", "unexpected 'extra'"),
+    ("words extra", "unexpected 'extra'"),
     ("doctor --iters 0", "--iters needs at least 1, got 0"),
     ("doctor --desired_resolution 4", "--desired_resolution times --bound needs a value from 8 (--base_resolution)"),
     ("--text 'a frog' --lambda_tv 1 --backbone vanilla", "--lambda_tv 1.0 needs --backbone grid, got vanilla"),

@@ -88,7 +88,7 @@ def test_the_autoencoder_gives_a_toybox_picture_back(prior):
 
     from toybox import pictures
 
-    made = pictures.sample(np.random.default_rng(0), views=2, shadings=1).images
+    made = pictures.sample(np.random.default_rng(0), views=2).images
     images = torch.from_numpy(made).float() / 255
     with torch.no_grad():
         again = prior.decode(prior.encode(images))

@@ -1,4 +1,4 @@
-"""Birds, reptiles, insects and what lives in the sea. Front is +z, up is +y; each function is (random generator, colour) -> Solid."""
+"""Birds, reptiles, insects and sea creatures. Front is +z; each function is (random generator, colour) -> Solid."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ import numpy as np
 from toybox.primitives import Solid, rotate_x, rotate_y, rotate_z
 from toybox.shapes.parts import BEAK, BLACK, SIDES, WHITE, around, darker, lighter
 
-MOUTH, CHEEK, WATER, WING, SOFT = (
-    (0.35, 0.08, 0.08),
-    (0.97, 0.50, 0.52),
-    (0.50, 0.78, 0.98),
-    (0.86, 0.93, 0.99),
-    (0.96, 0.84, 0.62),
-)
+MOUTH, CHEEK, SOFT = (0.35, 0.08, 0.08), (0.97, 0.50, 0.52), (0.96, 0.84, 0.62)
+WATER, WING = (0.50, 0.78, 0.98), (0.86, 0.93, 0.99)
 
 
 def _eyes(s, place, radius, aside=0.0):
@@ -39,7 +34,7 @@ def duck(rng, colour):
     _eyes(s, (0.1, 0.265, 0.335), 0.062, 20)
     for x in SIDES:
         s.ellipsoid((x * 0.28, -0.16, -0.1), (0.08, 0.16, 0.27), darker(colour, 0.15))
-    return s.wears(head=((0, 0.2 + 0.74 * head, 0.19), 0.75 * head), neck=((0, 0.06, 0.16), 0.19, -4))
+    return s.wears(head=((0, 0.2 + 0.74 * head, 0.19), 0.75 * head), neck=((0, 0.05, 0.15), 0.19, 6))
 
 
 def penguin(rng, colour):
@@ -83,14 +78,13 @@ def turtle(rng, colour):
     skin, plate = lighter(colour, 0.45), _accent(colour, 0.35)
     s.ellipsoid((0, -0.1, -0.08), (wide, high, long), colour)
     s.ellipsoid((0, -0.12, -0.08), (wide + 0.05, 0.08, long + 0.05), plate)
-    for azimuth in (None, *range(0, 360, 60)):
-        up = np.array((0, 1, 0)) if azimuth is None else rotate_y(azimuth) @ rotate_x(52) @ (0, 1, 0)
-        turn = np.eye(3) if azimuth is None else rotate_y(azimuth) @ rotate_x(52)
+    for turn in (np.eye(3), *(rotate_y(azimuth) @ rotate_x(52) for azimuth in range(0, 360, 60))):
+        up = turn @ (0, 1, 0)
         s.ellipsoid((0, -0.1, -0.08) + up * (wide, high, long) * 0.93, (0.115, 0.05, 0.115), plate, rotation=turn)
     s.ellipsoid((0, -0.05, 0.4), (0.11, 0.1, 0.16), skin, rotation=rotate_x(-35))
     s.sphere((0, 0.1, 0.49), 0.19 * around(rng, 0.06), skin, blend=0.04)
     _eyes(s, (0.105, 0.17, 0.59), 0.08, 15)
-    s.ellipsoid((0, 0.035, 0.655), (0.085, 0.02, 0.04), MOUTH)
+    s.ellipsoid((0, 0.025, 0.65), (0.075, 0.022, 0.04), MOUTH)
     for x in SIDES:
         for z in (0.2, -0.33):
             s.ellipsoid((x * 0.28, -0.24, z), (0.12, 0.14, 0.13), skin)
@@ -114,9 +108,9 @@ def owl(rng, colour):
         s.ellipsoid((x * 0.085, -0.28, 0.28), (0.05, 0.035, 0.03), wing)
     s.ellipsoid((0, -0.2, 0.305), (0.05, 0.035, 0.03), wing)
     _eyes(s, (0.125, 0.27, 0.22), eye)
-    s.cone((0, 0.17, 0.29), 0.085, 0.012, 0.065, BEAK, rotation=rotate_x(-15))
+    s.cone((0, 0.185, 0.29), 0.07, 0.012, 0.065, BEAK, rotation=rotate_x(-15))
     s.ellipsoid((0, -0.44, -0.25), (0.15, 0.06, 0.17), wing, rotation=rotate_x(-25))
-    return s.wears(head=((0, 0.45, 0.02), 0.14), neck=((0, 0.06, 0.02), 0.265, 8))
+    return s.wears(head=((0, 0.45, 0.02), 0.14), neck=((0, 0.02, 0.02), 0.265, 6))
 
 
 def bee(rng, colour):
@@ -153,8 +147,8 @@ def snail(rng, colour):
     s.torus((0, y, z), 0.22 * big, 0.17 * big, colour, rotation=side)
     s.ellipsoid((0, y, z), (0.2, 0.24, 0.24), groove)
     for x in SIDES:
-        s.torus((x * 0.16, y + 0.01, z + 0.01), 0.135 * big, 0.07, colour, rotation=side)
-        s.sphere((x * 0.19, y + 0.02, z + 0.02), 0.07, colour)
+        s.torus((x * 0.15, y + 0.01, z + 0.015), 0.155 * big, 0.055, groove, rotation=side)
+        s.sphere((x * 0.13, y + 0.02, z + 0.03), 0.1, colour)
         s.cylinder((x * 0.09, 0.21, 0.43), 0.038, 0.12 * around(rng), SOFT, rotation=rotate_z(-x * 14))
         s.sphere((x * 0.085, 0.0, 0.55), 0.035, CHEEK)
     _eyes(s, (0.12, 0.34, 0.44), 0.095, 20)
@@ -190,11 +184,11 @@ def whale(rng, colour):
         s.ellipsoid((x * 0.17, 0.24, -0.63), (span, 0.055, 0.12), colour, rotation=turn)
         turn = rotate_y(x * 25) @ rotate_z(-x * 30)
         s.ellipsoid((x * (wide + 0.06), -0.22, 0.08), (0.17, 0.05, 0.11), colour, rotation=turn)
-        s.sphere((x * 0.1, 0.47, 0.08), 0.075, WATER)
-        s.sphere((x * 0.19, 0.42, 0.08), 0.065, WATER)
+        s.sphere((x * 0.1, 0.46, 0.08), 0.072, WATER)
+        s.sphere((x * 0.19, 0.39, 0.08), 0.062, WATER)
     _eyes(s, (0.245, 0.02, 0.36), 0.08, 40)
     s.cylinder((0, 0.32, 0.08), 0.05, 0.12, WATER)
-    s.sphere((0, 0.45, 0.08), 0.08, WATER)
+    s.sphere((0, 0.49, 0.08), 0.09, WATER)
     return s
 
 
@@ -204,10 +198,8 @@ def octopus(rng, colour):
     s.ellipsoid((0, -0.14, 0), (0.22, 0.16, 0.22), colour, blend=0.08)
     for azimuth in np.arange(22.5, 360, 45):
         turn = rotate_y(azimuth)
-        s.ellipsoid(
-            turn @ (0, -0.25, 0.25 * reach), (0.095, 0.09, 0.18), colour, rotation=turn @ rotate_x(30), blend=0.04
-        )
-        tip = turn @ (0, -0.3, 0.46 * reach)
+        arm, tip = turn @ (0, -0.25, 0.25 * reach), turn @ (0, -0.3, 0.46 * reach)
+        s.ellipsoid(arm, (0.095, 0.09, 0.18), colour, rotation=turn @ rotate_x(30), blend=0.04)
         s.ellipsoid(tip, (0.08, 0.075, 0.14), colour, rotation=turn @ rotate_x(-35), blend=0.04)
     _eyes(s, (0.125, 0.18, 0.23), 0.11, 8)
     s.ellipsoid((0, 0.03, 0.28), (0.07, 0.035, 0.03), MOUTH)

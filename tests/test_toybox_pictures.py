@@ -1,0 +1,56 @@
+"""The training pictures: repeatable, in their ranges, lit and composed as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.testing import assert_close
+
+from toybox import pictures
+from toybox.captions import is_held_out, parse
+
+RED = (0.9, 0.1, 0.1)
+
+
+def test_training_pictures_follow_from_the_seed():
+    first, again = (pictures.sample(np.random.default_rng(3), views=1) for _ in range(2))
+    other = pictures.sample(np.random.default_rng(4), views=1)
+    assert (first.images == again.images).all() and (first.azimuth == again.azimuth).all()
+    assert not (first.images == other.images).all()
+
+
+def test_training_pictures_have_their_shapes_and_ranges():
+    made = pictures.sample(np.random.default_rng(0), views=2)
+    assert made.images.shape == (2, 3, pictures.SIZE, pictures.SIZE) and made.images.dtype == np.uint8
+    for column in (made.captions, made.azimuth, made.elevation):
+        assert column.shape == (2,)
+    assert (np.abs(made.azimuth) <= 180).all() and (np.abs(made.elevation) <= 90).all()
+    assert made.azimuth[0] != made.azimuth[1] and made.captions[0] == made.captions[1]
+    assert not is_held_out(parse(str(made.captions[0])))
+
+
+def test_a_set_of_pictures_is_made_once_and_read_again(tmp_path):
+    path = tmp_path / "pictures.npz"
+    made = pictures.make(path, 2, seed=5)
+    assert made.images.shape == (6, 3, pictures.SIZE, pictures.SIZE) and len(set(made.captions.tolist())) == 2
+    one = pictures.sample(np.random.default_rng((5, 1)))
+    assert (made.images[3:] == one.images).all()
+    stamp = path.stat().st_mtime_ns
+    assert (pictures.make(path, 2, seed=5).images == made.images).all() and path.stat().st_mtime_ns == stamp
+
+
+def test_shading_is_lambert_with_ambient_light_and_nothing_where_nothing_is():
+    buffers = torch.zeros(1, 3, 8)
+    buffers[0, :2, :3], buffers[0, :2, 3] = torch.tensor([0.8, 0.4, 0.2]), 1
+    buffers[0, 0, 4:7], buffers[0, 1, 4:7] = torch.tensor([0.0, 0, 1]), torch.tensor([0.0, 0, -1])
+    light = torch.tensor([0.0, 0.6, 0.8])
+    albedo, lit = (pictures.shade(buffers, ambient, light)[0] for ambient in (1.0, 0.3))
+    assert_close(albedo, torch.tensor([[0.8, 0.4, 0.2]] * 2 + [[0.0] * 3]))
+    factor = 0.3 + 0.7 * 0.8  # towards the light, and away from it only the ambient part
+    assert_close(lit, torch.tensor([[0.8 * factor, 0.4 * factor, 0.2 * factor], [0.24, 0.12, 0.06], [0.0] * 3]))
+
+
+def test_half_a_pixel_shows_half_the_background():
+    colour, hit = torch.zeros(2, 2, 3), torch.zeros(2, 2, 1)
+    colour[0], hit[0] = torch.tensor(RED), 1
+    assert_close(pictures.compose(colour, hit, torch.ones(3))[0, 0], (torch.tensor(RED) + 1) / 2)
