@@ -41,6 +41,8 @@ def main():
     parser.add_argument("--solids", type=int, default=12000, help="random objects; each gives three pictures")
     parser.add_argument("--vae_minutes", type=float, default=8)
     parser.add_argument("--minutes", type=float, default=60, help="for text encoder and UNet")
+    parser.add_argument("--vae_rate", type=float, default=2e-3, help="peak learning rate; less with --init")
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of text encoder and UNet")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -129,7 +131,7 @@ def train_vae(options, data, batch=16):
     bar = tqdm(desc="autoencoder", initial=step, unit="step")
     while clock.fraction < 1:
         generator.manual_seed(1_000_003 * options.seed + 2 * step)
-        set_rate(optimizer, 2e-3, step, clock.fraction)
+        set_rate(optimizer, options.vae_rate, step, clock.fraction)
         x = images[torch.randint(len(images), (batch,), generator=generator)].to(options.device).float() / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
         with autocast(options.device):
@@ -228,7 +230,7 @@ def train_diffusion(options, data, vae):
     bar = tqdm(desc="diffusion", initial=step, unit="step")
     while clock.fraction < 1:
         generator.manual_seed(1_000_003 * options.seed + 2 * step + 1)
-        set_rate(optimizer, 1e-3, step, clock.fraction)
+        set_rate(optimizer, options.rate, step, clock.fraction)
         pick = torch.randint(len(captions.first), (options.batch,), generator=generator)
         z = latents[pick].to(device)
         noise = torch.randn(z.shape, generator=generator).to(device)

@@ -14,10 +14,10 @@ from toybox.tracer import query
 
 COUNT = 20_000  # points of each surface that are compared
 NEAR = 0.02  # of the F-score, scene units
-SPARE = 4  # points drawn for each that is compared: hidden ones go, and they are the screen behind which others hide
+DRAWN = 100_000  # points of which those are chosen: hidden ones go, and all are the screen behind which they hide
 SHELL = 0.004  # points this near to the surface of a solid are moved onto it
 CELLS, HALF = 32, 0.5  # of the grid that finds them: cells a side, half its length
-PIXEL, DEPTH = 0.02, 0.03  # of the pictures that decide what is seen from outside
+PIXEL, DEPTH = 0.025, 0.04  # of the pictures that decide what is seen: a dozen points a pixel
 STEP = 1e-3  # of the differences that give the gradient: float32 distances are good to 1e-7
 
 
@@ -36,7 +36,7 @@ def of_mesh(vertices: Tensor, faces: Tensor, *, count: int = COUNT, seed: int = 
     a, b, c = corners.unbind(1)
     double = torch.linalg.cross(b - a, c - a)
     cumulated = double.norm(dim=1).double().cumsum(0)
-    draw = torch.rand(SPARE * count, generator=generator, dtype=torch.float64) * cumulated[-1]
+    draw = torch.rand(DRAWN, generator=generator, dtype=torch.float64) * cumulated[-1]
     face = torch.searchsorted(cumulated, draw).clamp(max=len(faces) - 1)
     u, v = torch.rand(2, len(face), 1, generator=generator)
     u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)  # uniform in the triangle
@@ -58,15 +58,15 @@ def of_solid(primitives: Tensor, *, count: int = COUNT, seed: int = 0) -> Surfac
     # sqrt(3) / 2 is from the middle to a corner; three times that, because f of a flat ellipsoid exaggerates
     cells = centres[query(primitives, centres)[:, 0].abs() < 3 * 0.87 * size]
     found, total = [], 0
-    while total < SPARE * count:
-        points = cells[torch.randint(len(cells), (SPARE * count,), generator=generator)]
+    while total < DRAWN:
+        points = cells[torch.randint(len(cells), (4 * DRAWN,), generator=generator)]
         points = points + (torch.rand(points.shape, generator=generator) - 0.5) * size
         points = points[query(primitives, points)[:, 0].abs() < SHELL]
         steep = _gradient(primitives, points).norm(dim=1)
         # 1.5: f is rarely that steep; where it is, points are a little too few
         found.append(points[torch.rand(len(points), generator=generator) < steep / 1.5])
         total += len(found[-1])
-    points = torch.cat(found)[: SPARE * count]
+    points = torch.cat(found)[:DRAWN]
     for _ in range(3):  # Newton; the first step leaves the error of the gradient times SHELL
         gradient = _gradient(primitives, points)
         length = gradient.square().sum(1, keepdim=True).clamp(min=0.1)

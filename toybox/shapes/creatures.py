@@ -34,7 +34,7 @@ def duck(rng, colour):
     _eyes(s, (0.1, 0.265, 0.335), 0.062, 20)
     for x in SIDES:
         s.ellipsoid((x * 0.28, -0.16, -0.1), (0.08, 0.16, 0.27), darker(colour, 0.15))
-    return s.wears(head=((0, 0.2 + 0.74 * head, 0.19), 0.75 * head), neck=((0, 0.05, 0.15), 0.19, 6))
+    return s.wears(head=((0, 0.2 + 0.8 * head, 0.19), 0.68 * head), neck=((0, 0.05, 0.15), 0.19, 6))
 
 
 def penguin(rng, colour):
@@ -49,7 +49,7 @@ def penguin(rng, colour):
         s.ellipsoid((x * (width + 0.03), -0.08, 0.0), (0.065, 0.25, 0.13), colour, rotation=rotate_z(x * 18))
         s.ellipsoid((x * 0.14, -0.5, 0.12), (0.12, 0.05, 0.18), BEAK)
     s.ellipsoid((0, -0.42, -0.26), (0.1, 0.06, 0.1), colour)
-    return s.wears(head=((0, 0.33 + 0.74 * head, 0.02), 0.75 * head), neck=((0, 0.17, 0.03), 0.8 * width, 6))
+    return s.wears(head=((0, 0.33 + 0.8 * head, 0.02), 0.68 * head), neck=((0, 0.17, 0.03), 0.8 * width, 6))
 
 
 def dinosaur(rng, colour):
@@ -110,7 +110,7 @@ def owl(rng, colour):
     _eyes(s, (0.125, 0.27, 0.22), eye)
     s.cone((0, 0.185, 0.29), 0.07, 0.012, 0.065, BEAK, rotation=rotate_x(-15))
     s.ellipsoid((0, -0.44, -0.25), (0.15, 0.06, 0.17), wing, rotation=rotate_x(-25))
-    return s.wears(head=((0, 0.45, 0.02), 0.14), neck=((0, 0.02, 0.02), 0.265, 6))
+    return s.wears(head=((0, 0.45, 0.02), 0.14), neck=((0, 0.04, 0.02), 0.28, 6))
 
 
 def bee(rng, colour):
