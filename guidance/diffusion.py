@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidance import distill
-from guidance.prompts import PromptEmbeddings, ViewOptions, view_prompts
+from guidance.prompts import VIEW_WORDS, PromptEmbeddings, ViewOptions, view_prompts
 from guidance.types import Conditioning, GuidanceBatch, GuidanceOutput
 
 
@@ -79,7 +79,8 @@ class DiffusionGuidance(ABC):
         """
         if not text.strip():
             raise ValueError("the prompt is empty: say what to make, as in --text 'a frog'")
-        embeddings = self.encode_text([*view_prompts(text.strip()), negative.strip()])
+        views = view_prompts(text.strip()) if self.views.words else [text.strip()] * len(VIEW_WORDS)
+        embeddings = self.encode_text([*views, negative.strip()])
         self.prompts = PromptEmbeddings(views=embeddings[:-1], negative=embeddings[-1])
 
     def condition(self, batch: GuidanceBatch) -> Conditioning:

@@ -25,6 +25,7 @@ class ViewOptions:
         ValueError: `angle_front` is not in (0, 180] or `angle_overhead` not in [0, 90].
     """
 
+    words: bool = True  # say the view in the prompt; without it every view has the same prompt
     angle_front: float = 60.0  # full width of the front sector (and of the back sector), degrees of azimuth
     angle_overhead: float = 30.0  # polar angle below which a view is an overhead view, degrees; 0: never
     perpneg: bool = False

@@ -103,6 +103,7 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
     """Name -> prior, prepared for the prompt."""
     options, priors = config.guidance, {}
     views = ViewOptions(
+        words=config.camera.view_words,
         angle_front=config.camera.angle_front,
         angle_overhead=config.camera.angle_overhead,
         perpneg=options.perpneg,

@@ -207,6 +207,7 @@ class CameraConfig:
     )
     progressive_view: bool = opt(False, "start with front views and widen")
     progressive_view_init_ratio: float = opt(0.2, "share of the view ranges to start with", low=0, high=1)
+    view_words: bool = opt(True, "say in the prompt which side is seen: front, side, back or overhead view")
     angle_overhead: float = opt(30.0, "polar angles below this are called overhead views", low=0, high=90)
     angle_front: float = opt(60.0, "width in degrees of the front views", above=0, high=180)
 

@@ -101,6 +101,8 @@ def _check_together(config: Config) -> None:
         raise ValueError(
             f"--t_anneal needs 0 (off) or a value inside --t_range {_join(guidance.t_range)}, got {guidance.t_anneal}"
         )
+    if guidance.perpneg and not config.camera.view_words:
+        raise ValueError("--perpneg sets the prompts of the views against each other, got --no_view_words: drop one")
     first, last = training.exp_start_iter or 0, training.exp_end_iter or training.iters
     if first >= last:
         raise ValueError(f"--exp_start_iter needs a step before the last one of the schedules ({last}), got {first}")

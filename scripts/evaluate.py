@@ -1,10 +1,11 @@
 """Measure how right Tadpole's results are on Toybox, where the truth is known.
 
-    python scripts/evaluate.py --runs runs --seeds 3 --json docs/evaluation.json --sheet docs/gallery/evaluation.png
+    python scripts/evaluate.py --prompts report --seeds 3 --jobs 2 --json docs/evaluation.json --sheet sheet.png
     python scripts/evaluate.py --workspace out                  # one finished run
 
-Trains every prompt with every seed through main.py (runs that are there are kept, so that the same command goes on),
-then compares 16 views with the true shapes and colours (toybox/metrics.py).
+Trains every prompt with every seed through main.py, then compares its renderings and its mesh with the true shapes and
+colours (toybox/metrics.py, toybox/surface.py) and asks the judge which words they fit (toybox/judge.py). The same
+command goes on where it was stopped: complete runs are kept. A run that breaks is a line of the table.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,125 +31,191 @@ from nerf.cameras import cameras_from_views  # noqa: E402
 from nerf.config import Config  # noqa: E402
 from nerf.export.files import png_bytes, to_uint8, write_bytes  # noqa: E402
 from nerf.types import Shading, Views  # noqa: E402
-from toybox import metrics  # noqa: E402
-from toybox.words import OBJECTS, caption  # noqa: E402
+from toybox import judge, metrics, prompts, surface  # noqa: E402
+from toybox.captions import is_held_out, parse  # noqa: E402
+from toybox.words import OBJECTS  # noqa: E402
 
-PROMPTS = {"objects": [caption(name) for name in OBJECTS]}
 SHEET_VIEWS = (0, 2, 4, 6, 9)  # of metrics.evaluation_views
 SHEET_GREY = 0.85  # behind the objects, some of which are white
+COLUMNS = {  # figure of a row -> heading and format of its mean
+    "iou": ("IoU", ".3f"),
+    "colour": ("CIEDE2000", ".1f"),
+    "hit": ("R-precision", ".0%"),
+    "janus": ("two-faced", ".0%"),
+    "chamfer": ("Chamfer", ".4f"),
+    "fscore": ("F-score", ".3f"),
+    "normal": ("normals", ".0f"),
+    "train_seconds": ("train s", ".0f"),
+    "seconds": ("all s", ".0f"),
+    "peak_memory_gb": ("GB", ".2f"),
+}
+ONE_AT_A_TIME = Lock()  # measuring, beside which other runs train
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", choices=tuple(PROMPTS), default="objects")
+    parser.add_argument("--prompts", choices=tuple(prompts.LISTS), default="development", help="see toybox/prompts.py")
     parser.add_argument("--text", action="append", help="instead of --prompts; may be given more than once")
     parser.add_argument("--seeds", type=int, default=1, help="0 .. seeds-1")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the workspaces are or will be")
     parser.add_argument("--workspace", type=Path, help="measure this finished run alone")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the cores")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sheet", type=Path, help="PNG: truth above, result below, seed 0")
+    parser.add_argument("--sheet", type=Path, help="PNG: truth above, result below, the first seed that worked")
     parser.add_argument("rest", nargs="*", help="after --: options for main.py, e.g. -- --iters 600")
     options = parser.parse_args()
+    judge.load()  # or say now that it is missing
     if options.workspace:
         print(json.dumps(measure(options.workspace)[0], indent=2))
         return
-    texts = options.text or PROMPTS[options.prompts]
-    jobs = [(text, seed) for seed in range(options.seeds) for text in texts]
-    rows, pictures = [], {}
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        runs = [options.runs / f"{text.replace(' ', '_')}-{seed}" for text, seed in jobs]
-        made = pool.map(lambda run, job: train(run, *job, options.rest, threads), runs, jobs)
-        list(tqdm(made, desc="runs", unit="run", total=len(jobs)))
-    for (text, seed), workspace in zip(jobs, runs, strict=True):
-        row, sheet = measure(workspace)
-        rows.append(row | {"seed": seed})
-        pictures.setdefault(text, sheet)
+    jobs = [(text, seed) for seed in range(options.seeds) for text in options.text or prompts.LISTS[options.prompts]]
+    rows, sheets = [], {}
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
+        found = pool.map(partial(run, options), *zip(*jobs, strict=True))
+        for (text, _), (row, sheet) in zip(jobs, tqdm(found, desc="runs", unit="run", total=len(jobs)), strict=True):
+            rows.append(row)
+            if sheet is not None:
+                sheets.setdefault(text, sheet)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C ends the runs in progress, which go on with the next call
     print(table(rows))
     if options.json:
         write_bytes(options.json, (json.dumps({"rows": rows, "summary": summary(rows)}, indent=2) + "\n").encode())
-    if options.sheet:
-        rows_of_two = [torch.cat(pair, 1) for pair in zip(*[iter(padded(list(pictures.values())))] * 2, strict=True)]
-        write_bytes(options.sheet, png_bytes(to_uint8(torch.cat(rows_of_two))))
+    if options.sheet and sheets:
+        write_bytes(options.sheet, png_bytes(to_uint8(in_columns(list(sheets.values())))))
 
 
-def padded(sheets: list[torch.Tensor]) -> list[torch.Tensor]:
-    """An even number of sheets, the last one white where need be."""
-    return sheets + [torch.ones_like(sheets[0])] * (len(sheets) % 2)
+def run(options, text: str, seed: int) -> tuple[dict, torch.Tensor | None]:
+    """Train and measure; a row with an `error` in place of figures where that breaks, and no sheet then."""
+    workspace = options.runs / f"{text.replace(' ', '_')}-{seed}"
+    try:
+        train(workspace, text, seed, options.rest, max(1, (os.cpu_count() or 1) // options.jobs))
+        with ONE_AT_A_TIME:
+            row, sheet = measure(workspace)
+    except Exception as error:
+        tqdm.write(f"{text} (seed {seed}): {error}", file=sys.stderr)
+        return {"text": text, "seed": seed, "error": str(error).splitlines()[0]}, None
+    tqdm.write(f"{text} (seed {seed}): " + ", ".join(f"{key} {row[key]}" for key in ("iou", "rank", "train_seconds")))
+    return row | {"seed": seed}, sheet
 
 
 def train(workspace: Path, text: str, seed: int, rest: list[str], threads: int) -> None:
-    """A run through the command line, unless it is complete already."""
-    if (workspace / "run.json").exists() and "text" in json.loads((workspace / "run.json").read_text()):
+    """A run through the command line, unless it is complete already. Raises RuntimeError if it does not get there."""
+    if is_complete(workspace):
         return
     command = [sys.executable, "main.py", "--text", text, "--seed", str(seed), "--workspace", str(workspace.resolve())]
-    start = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    tqdm.write(f"{text} (seed {seed}): trained in {time.perf_counter() - start:.0f} s")
+    if not is_complete(workspace):  # one that only lacks its mesh, as an empty scene does, is measured all the same
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"main.py ended with status {done.returncode}: {last}")
+
+
+def is_complete(workspace: Path) -> bool:
+    """Whether a run was trained to its end: an interrupted one has a report, too, but without its text."""
+    report = workspace / "run.json"
+    return report.exists() and "text" in json.loads(report.read_text())
 
 
 @torch.no_grad()
 def measure(workspace: Path) -> tuple[dict, torch.Tensor]:
-    """The scores of a run, and a row of pictures: truth above, result below."""
-    meta = checkpoint.read_meta(checkpoint.find(workspace))
-    config = Config().updated({**meta["config"], "workspace": str(workspace), "ckpt": "latest"})
-    renderer = build.load_trained(config)
+    """The figures of a run, and a row of pictures: truth above, result below."""
+    path = checkpoint.find(workspace)
+    if path is None:
+        raise ValueError(f"{workspace} has no checkpoint")
+    meta = checkpoint.read_meta(path)
+    renderer = build.load_trained(Config().updated({**meta["config"], "workspace": str(workspace), "ckpt": "latest"}))
+    caption = parse(meta["text"])
     azimuth, elevation = metrics.evaluation_views()
     views = Views(azimuth, elevation, torch.full_like(azimuth, metrics.RADIUS))
-    cameras = cameras_from_views(views, metrics.FOVY, metrics.SIZE, metrics.SIZE)
-    out = renderer.render(cameras, Shading(), background=torch.zeros(3))
+    out = renderer.render(
+        cameras_from_views(views, metrics.FOVY, metrics.SIZE, metrics.SIZE), Shading(), background=torch.zeros(3)
+    )
     opacity = out.opacity[..., 0]
     albedo = (out.rgb / out.opacity.clamp(min=1e-3)).clamp(0, 1)
-    score = metrics.score(meta["text"], opacity, albedo)
-    run = json.loads((workspace / "run.json").read_text())
+    score = metrics.score(caption, opacity, albedo)
+    answers = judge.judge_result(opacity, albedo)
+    rank = judge.rank(caption, answers, [parse(text) for text in prompts.ALL])
+    true = metrics.truth(caption)
+    report = json.loads((workspace / "run.json").read_text())
     row = {
-        "text": meta["text"],
-        "iou": round(score.iou, 4),
-        "colour": round(score.colour, 2),
-        "janus": score.janus,
-        "seconds": run["seconds"],
-        "peak_memory_gb": run["peak_memory_gb"],
+        "text": str(caption),
+        "held_out": is_held_out(caption),
+        "iou": score.iou,
+        "colour": score.colour,
+        "rank": rank,
+        "hit": rank == 1,
+        "janus": judge.is_two_faced(answers, azimuth) if OBJECTS[caption.name].has_front else None,
+        **compare_mesh(workspace / "mesh" / "mesh.obj", true.solids[score.variant]),
+        "train_seconds": report["seconds"]["train"],
+        "seconds": sum(report["seconds"].values()),
+        "peak_memory_gb": report["peak_memory_gb"],
     }
-    true = metrics.truth(meta["text"])
     shown = torch.tensor(SHEET_VIEWS)
     top = true.albedo[score.variant][shown] + SHEET_GREY * ~true.silhouettes[score.variant][shown][..., None]
     bottom = out.rgb[shown] + SHEET_GREY * (1 - out.opacity[shown])
+    row = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+    row["colour"] = row["colour"] if row["colour"] == row["colour"] else None  # NaN: nothing overlaps
     return row, torch.cat([torch.cat(list(top), 1), torch.cat(list(bottom), 1)])
 
 
-def summary(rows: list[dict]) -> dict:
-    """Means over all runs, and over the runs of each prompt."""
-    faces = [row["janus"] for row in rows if row["janus"] is not None]
-    mean = lambda values: round(sum(values) / max(len(values), 1), 4)  # noqa: E731
-    return {
-        "runs": len(rows),
-        "iou": mean([row["iou"] for row in rows]),
-        "colour": mean([row["colour"] for row in rows]),
-        "janus_rate": mean(faces),
-        "train_seconds": mean([row["seconds"].get("train", 0) for row in rows]),
-        "iou_by_prompt": {
-            text: mean([row["iou"] for row in rows if row["text"] == text])
-            for text in dict.fromkeys(row["text"] for row in rows)
-        },
-    }
+def compare_mesh(path: Path, solid: torch.Tensor) -> dict[str, float | None]:
+    """Distances of the exported mesh from the true surface; F-score 0 and no distance where there is no mesh."""
+    if not path.exists():
+        return {"chamfer": None, "fscore": 0.0, "normal": None}
+    found = surface.difference(surface.of_mesh(*read_obj(path)), surface.of_solid(solid))
+    return {"chamfer": found.chamfer, "fscore": found.fscore, "normal": found.normal}
+
+
+def read_obj(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vertices [V, 3] and triangles [F, 3] of an OBJ file as nerf/export/obj.py writes it."""
+    lines = [line.split() for line in path.read_text().splitlines()]
+    vertices = [[float(number) for number in words[1:]] for words in lines if words and words[0] == "v"]
+    faces = [[int(word.split("/")[0]) - 1 for word in words[1:]] for words in lines if words and words[0] == "f"]
+    return torch.tensor(vertices).view(-1, 3), torch.tensor(faces, dtype=torch.int64).view(-1, 3)
+
+
+def in_columns(sheets: list[torch.Tensor], columns: int = 2) -> torch.Tensor:
+    """Sheets beside and below each other, white where the last ones are missing."""
+    sheets = sheets + [torch.ones_like(sheets[0])] * (-len(sheets) % columns)
+    rows = [torch.cat(sheets[i : i + columns], 1) for i in range(0, len(sheets), columns)]
+    return torch.cat(rows)
+
+
+def means(rows: list[dict]) -> dict[str, float | int | None]:
+    """Of every figure over the runs that have it; `runs` and how many of them broke."""
+    found = {"runs": len(rows), "broken": sum("error" in row for row in rows)}
+    for key in COLUMNS:
+        values = [row[key] for row in rows if row.get(key) is not None]
+        found[key] = round(sum(values) / len(values), 4) if values else None
+    return found
+
+
+def summary(rows: list[dict]) -> dict[str, dict]:
+    """Means over all runs, and over those whose pair of words no training caption has."""
+    return {"all": means(rows), "held_out": means([row for row in rows if row.get("held_out")])}
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a line a prompt with its seeds, then the means."""
-    lines = ["| prompt | IoU by seed | IoU | CIEDE2000 | two-faced |", "|---|---|---|---|---|"]
+    """Markdown: a line a prompt with its seeds, * where the pair of words is held out, then the means."""
+    heads = ["prompt", "IoU by seed", *(name for name, _ in COLUMNS.values())]
+    lines = [heads, ["---"] * len(heads)]
     for text in dict.fromkeys(row["text"] for row in rows):
         mine = [row for row in rows if row["text"] == text]
-        total = summary(mine)
-        janus = "-" if mine[0]["janus"] is None else f"{sum(row['janus'] for row in mine)} of {len(mine)}"
-        seeds = " ".join(f"{row['iou']:.2f}" for row in mine)
-        lines.append(f"| {text} | {seeds} | {total['iou']:.3f} | {total['colour']:.1f} | {janus} |")
-    total = summary(rows)
-    lines.append(f"| mean | | {total['iou']:.3f} | {total['colour']:.1f} | {total['janus_rate']:.0%} |")
-    return "\n".join(lines)
+        star = "*" if any(row.get("held_out") for row in mine) else ""
+        seeds = " ".join("broken" if "error" in row else f"{row['iou']:.2f}" for row in mine)
+        lines.append([text + star, seeds, *_cells(mine)])
+    lines.append(["**mean**", "", *_cells(rows)])
+    if any(row.get("held_out") for row in rows):
+        lines.append(["**mean of held-out***", "", *_cells([row for row in rows if row.get("held_out")])])
+    errors = [f"{row['text']} (seed {row['seed']}): {row['error']}" for row in rows if "error" in row]
+    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), *errors])
+
+
+def _cells(rows: list[dict]) -> list[str]:
+    found = means(rows)
+    return ["-" if found[key] is None else format(found[key], style) for key, (_, style) in COLUMNS.items()]
 
 
 if __name__ == "__main__":

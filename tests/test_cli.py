@@ -239,6 +239,7 @@ BAD_INPUT = [
     ("frog", "unexpected 'frog'"),
     ("doctor extra", "unexpected 'extra'"),
     ("words extra", "unexpected 'extra'"),
+    ("--text 'a frog' --perpneg --no_view_words", "--perpneg sets the prompts of the views against each other"),
     ("doctor --iters 0", "--iters needs at least 1, got 0"),
     ("doctor --desired_resolution 4", "--desired_resolution times --bound needs a value from 8 (--base_resolution)"),
     ("--text 'a frog' --lambda_tv 1 --backbone vanilla", "--lambda_tv 1.0 needs --backbone grid, got vanilla"),

@@ -198,6 +198,13 @@ def test_the_negative_prompt_takes_the_place_of_the_empty_one(tiny):
     assert_close(guidance.condition(batch()).uncond, front.prompts.views[:1].expand(2, -1, -1))
 
 
+def test_without_view_words_every_view_has_the_plain_prompt(tiny):
+    plain, said = load(tiny, views=ViewOptions(words=False)), load(tiny)
+    assert all(torch.equal(view, plain.prompts.views[0]) for view in plain.prompts.views)
+    assert not any(torch.equal(view, plain.prompts.views[0]) for view in said.prompts.views)
+    assert torch.equal(plain.prompts.negative, said.prompts.negative)
+
+
 def test_pictures_of_a_perfect_prediction_show_the_original_twice(folder):
     guidance = load(folder, pictures=True)
     original = random_latents().detach()
