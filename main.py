@@ -45,14 +45,14 @@ def run(request: cli.Request) -> int:
 
         return doctor.run(config)
     if request.commands == ("words",):
-        from toybox import captions
+        from toybox import lexicon
 
-        print(captions.overview())
+        print(lexicon.overview(lexicon.known_to(config.guidance.toybox_dir)))
         return 0
     if "train" in request.commands and "toybox" in config.guidance.guidance:
-        from toybox import captions
+        from toybox import captions, lexicon
 
-        captions.parse(config.run.text)
+        captions.parse(config.run.text, lexicon.known_to(config.guidance.toybox_dir))
     preflight(request.commands, config)
     for note in request.notes:
         print(note, file=sys.stderr, flush=True)

@@ -115,8 +115,9 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
         text, sources = config.run.text, weights.resolve(options.sd_version, options.hf_key)
         if name == "toybox":
             from toybox.captions import canonical
+            from toybox.lexicon import known_to
 
-            text, sources = canonical(text), [options.toybox_dir]
+            text, sources = canonical(text, known_to(options.toybox_dir)), [options.toybox_dir]
         prior = StableDiffusion(
             sources,
             device=device,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 from guidance.prompts import VIEW_WORDS, view_prompts
-from toybox import captions, pictures, words
+from toybox import lexicon, pictures, words
 from toybox.captions import Caption, canonical, is_held_out, parse
 from toybox.words import COLOURS, KINDRED, MEANINGS, OBJECTS, PATTERNS, SUPPORTS, WORN, vocabulary, words_of
 
@@ -100,13 +101,31 @@ def test_the_nearest_in_meaning_are_words_that_are_known_and_not_the_word_itself
 
 
 def test_the_overview_names_every_word_and_its_examples_are_understood():
-    overview = captions.overview()
+    overview = lexicon.overview()
     flat = " ".join(overview.split())
     for word in MEANINGS:
         assert word in flat
     assert all(len(line) <= 80 for line in overview.splitlines() if not line.startswith("python"))
-    for example in captions.EXAMPLES:
+    for example in lexicon.EXAMPLES:
         assert parse(example) and f'python main.py --text "{example}" --workspace out' in overview
+
+
+def test_a_prior_is_asked_for_the_words_of_its_own_tokenizer_only(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    words = "a frog cat red ice on in view hat".split()
+    vocabulary = {token: i for i, token in enumerate([*(f"{word}</w>" for word in words), "dog", "box"])}
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    known = lexicon.known_to(tmp_path)
+    assert known == set(words)  # the pieces "dog" and "box" are no words
+    assert parse("a red kitten in a hat", known) == Caption("cat", "red", worn="hat")
+    for text, missing in (("a dog", "'dog'"), ("a blue frog", "'blue'"), ("an ice cream", "'ice' or 'cream'")):
+        with pytest.raises(ValueError, match=f"does not know {missing}"):
+            parse(text, known)
+    overview = lexicon.overview(known)
+    assert "kitten (cat)" in overview and "wearing" in overview
+    for absent in ("dog", "spotted", "box", "cushion", "robot"):
+        assert absent not in overview
+    assert lexicon.known_to(tmp_path / "elsewhere") is None
 
 
 def test_at_least_fifteen_percent_of_the_pairs_are_held_out_and_every_word_is_left_with_some():

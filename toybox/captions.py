@@ -7,27 +7,12 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
-import difflib
-import textwrap
 from dataclasses import dataclass
 
-from toybox.words import (
-    COLOURS,
-    FILLERS,
-    KINDRED,
-    LINKS,
-    MEANINGS,
-    OBJECTS,
-    PATTERNS,
-    SUPPORTS,
-    WORN,
-    article,
-    words_of,
-)
+from toybox.lexicon import lexicon, nearest
+from toybox.words import COLOURS, FILLERS, LINKS, MEANINGS, OBJECTS, WORN, article, words_of
 
-SPELT_ALIKE = 0.7  # difflib's ratio from which a word may be a misspelling of another: one slip in four letters
 LONGEST = max(len(phrase.split()) for phrase in MEANINGS)  # words of a phrase
-EXAMPLES = ("a frog", "a striped cat wearing a crown", "a photo of a blue teddy bear on a yellow cushion")
 HELD_OUT_STEP = 6  # one pair in so many is never in a training caption
 
 
@@ -72,8 +57,11 @@ def is_held_out(caption):
     )
 
 
-def parse(text):
+def parse(text, known=None):
     """What a sentence asks for.
+
+    Args:
+        known: The words of the prior (`lexicon.known_to`); None: all of the small world.
 
     Returns:
         Caption
@@ -81,10 +69,13 @@ def parse(text):
     Raises:
         ValueError: a word is unknown, there is not exactly one object, or it cannot be as asked; under five lines.
     """
-    found, unknown = _read(words_of(text))
+    meanings = lexicon(known)
+    found, unknown = _read(words_of(text), meanings)
     of = lambda kind: [word for what, word, _ in found if what == kind]  # noqa: E731
     if unknown:
-        raise _refusal(text, f"does not know {_listed(unknown, 'or', repr)}{_nearest(unknown, bool(of('object')))}")
+        near = nearest(unknown, meanings, bool(of("object")))
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise _refusal(text, f"does not know {_listed(unknown, 'or', repr)}{hint}")
     if len(of("object")) != 1:
         several = of("object") and f"makes one object at a time, got {_listed(of('object'))}"
         raise _refusal(text, several or "needs an object")
@@ -111,41 +102,17 @@ def parse(text):
         first("support", "colour"),
     )
     if caption.worn and not OBJECTS[caption.name].wears:
-        able = [name for name, word in OBJECTS.items() if word.wears]
-        raise _refusal(
-            text, f"cannot dress {_phrase(caption.name)}; these wear a {_listed(WORN, 'or')}: {', '.join(able)}"
-        )
+        able = ", ".join(name for name, word in OBJECTS.items() if word.wears and name in meanings)
+        raise _refusal(text, f"cannot dress {_phrase(caption.name)}; these wear a {_listed(WORN, 'or')}: {able}")
     return caption
 
 
-def canonical(text):
+def canonical(text, known=None):
     """The sentence as the prior was trained on it: "A photo of a red teddy bear" -> "a red bear"."""
-    return str(parse(text))
+    return str(parse(text, known))
 
 
-def overview():
-    """Everything that is understood, as text for a terminal 80 columns wide."""
-    kinds = dict.fromkeys(word.kind for word in OBJECTS.values())
-    rows = [(kind, [name for name, word in OBJECTS.items() if word.kind == kind]) for kind in kinds]
-    rows += [("colours", COLOURS), ("patterns", PATTERNS), ("to wear", WORN), ("to stand on", SUPPORTS)]
-    rows += [("who wears", [name for name, word in OBJECTS.items() if word.wears])]
-    rows += [("also said", [f"{said} ({word})" for said, (_, word) in MEANINGS.items() if said != word])]
-    return "\n".join(
-        [
-            "Toybox understands",
-            "  a [colour] [pattern] OBJECT [wearing a [colour] hat] [on a [colour] box]",
-            "",
-            *(
-                textwrap.fill(", ".join(words), 80, initial_indent=f"{title:12}", subsequent_indent=" " * 12)
-                for title, words in rows
-            ),
-            "",
-            *(f'python main.py --text "{text}" --workspace out' for text in EXAMPLES),
-        ]
-    )
-
-
-def _read(words):
+def _read(words, meanings):
     """Nouns with the modifiers before them, and unknown words. -> [(kind, word, {modifier: [words]})], [words]"""
     found, unknown, waiting, i = [], [], {}, 0
 
@@ -157,9 +124,9 @@ def _read(words):
             waiting.clear()
 
     while i < len(words):
-        length = next((n for n in range(LONGEST, 0, -1) if " ".join(words[i : i + n]) in MEANINGS), 0)
+        length = next((n for n in range(LONGEST, 0, -1) if " ".join(words[i : i + n]) in meanings), 0)
         if length:
-            kind, word = MEANINGS[" ".join(words[i : i + length])]
+            kind, word = meanings[" ".join(words[i : i + length])]
             if kind in ("colour", "pattern"):
                 waiting.setdefault(kind, []).append(word)
             else:
@@ -172,15 +139,6 @@ def _read(words):
         i += max(length, 1)
     give_to_object()
     return found, unknown
-
-
-def _nearest(unknown, has_object):
-    """What the words may have been meant to be: "; nearest: frog", or nothing."""
-    wanted = ("colour", "pattern", "worn", "support") if has_object else ("object",)
-    known = {phrase: word for phrase, (kind, word) in MEANINGS.items() if kind in wanted}
-    near = [match for word in unknown for match in difflib.get_close_matches(word, known, 3, SPELT_ALIKE)]
-    near += [KINDRED[word] for word in unknown if word in KINDRED]
-    return f"; nearest: {', '.join(dict.fromkeys(near))}" if near else ""
 
 
 def _refusal(text, reason):

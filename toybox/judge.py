@@ -136,15 +136,16 @@ def log_likelihood(caption: Caption, answers: dict[str, Tensor]) -> Tensor:
 
 def rivals(caption: Caption, captions: list[Caption]) -> list[Caption]:
     """What a caption has to beat: the others, and itself with any one word exchanged; none of its own appearance."""
-    changed = [replace(caption, name=name) for name, word in OBJECTS.items() if word.wears or not caption.worn]
-    for head in ("colour", "worn_colour", "support_colour"):
-        if head in appearance(caption):
-            changed += [replace(caption, **{head: colour}) for colour in COLOURS]
-    changed += [replace(caption, pattern=pattern) for pattern in (None, *PATTERNS)]
-    changed += [replace(caption, support=s, support_colour=s and caption.support_colour) for s in (None, *SUPPORTS)]
-    if OBJECTS[caption.name].wears:
-        changed += [replace(caption, worn=worn, worn_colour=worn and caption.worn_colour) for worn in (None, *WORN)]
     mine = appearance(caption)
+    colours = {head: mine.get(head) for head in ("colour", "worn_colour", "support_colour")}
+    names = [name for name, word in OBJECTS.items() if word.wears or not caption.worn]
+    said = replace(caption, **colours)  # another object, hat or box is of the colour that is seen
+    changed = [replace(given, name=name) for name in names for given in (caption, said)]
+    changed += [replace(caption, **{head: colour}) for head, seen in colours.items() if seen for colour in COLOURS]
+    changed += [replace(caption, pattern=pattern) for pattern in (None, *PATTERNS)]
+    changed += [replace(said, support=thing) for thing in SUPPORTS]
+    changed += [replace(caption, support=None, support_colour=None), replace(caption, worn=None, worn_colour=None)]
+    changed += [replace(said, worn=thing) for thing in WORN if OBJECTS[caption.name].wears]
     return [other for other in dict.fromkeys([*captions, *changed]) if appearance(other) != mine]
 
 

@@ -1,0 +1,71 @@
+"""What each part of Toybox's recipe is worth: the same prompts under the preset and with one thing changed.
+
+    python scripts/ablate.py --prompts development --runs ablations --jobs 2 --json docs/ablations.json
+
+Every row trains each prompt through main.py and measures it as scripts/evaluate.py does. The same command goes on where
+it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import evaluate
+from nerf.export.files import write_bytes
+from toybox import prompts
+
+ABLATIONS = {  # name of a row -> options for main.py
+    "the preset": (),
+    "no view words": ("--no_view_words",),
+    "Perp-Neg": ("--perpneg",),
+    "progressive view": ("--progressive_view",),
+    "timesteps fixed": ("--t_anneal", "0"),
+    "guidance fixed at 8": ("--guidance_anneal", "0"),
+    "guidance fixed at 4": ("--guidance_scale", "4", "--guidance_anneal", "0"),
+    "lambertian from the middle": ("--albedo_iter_ratio", "0.5", "--textureless_ratio", "0"),
+    "textureless from the middle": ("--albedo_iter_ratio", "0.5", "--textureless_ratio", "1"),
+    "no opacity loss": ("--lambda_opacity", "0"),
+    "no entropy loss": ("--lambda_entropy", "0"),
+    "no orientation loss": ("--lambda_orient", "0"),
+    "total variation": ("--lambda_tv", "0.1"),
+    "half the steps": ("--iters", "300"),
+    "four views a step": ("--batch_size", "4"),
+    "96 pixels": ("--w", "96", "--h", "96"),
+    "table of 2^17": ("--log2_hashmap_size", "17"),
+    "random colours behind": ("--background", "color"),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", choices=tuple(prompts.LISTS), default="development")
+    parser.add_argument("--text", action="append", help="instead of --prompts; may be given more than once")
+    parser.add_argument("--only", action="append", choices=tuple(ABLATIONS), help="these rows alone")
+    parser.add_argument("--seeds", type=int, default=1, help="0 .. seeds-1")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="a folder of workspaces for each row")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the cores")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = {}
+    for name in options.only or ABLATIONS:
+        rest = [*ABLATIONS[name], "--frames", "8"]  # the videos are not looked at
+        jobs = argparse.Namespace(**{**vars(options), "runs": options.runs / name.replace(" ", "_"), "rest": rest})
+        rows, _ = evaluate.evaluate(jobs)
+        found[name] = evaluate.means(rows)
+        print(table(found), flush=True)
+        if options.json:
+            write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())
+
+
+def table(found: dict[str, dict]) -> str:
+    """Markdown: a line for each name."""
+    heads = ["", *(heading for heading, _ in evaluate.COLUMNS.values())]
+    lines = [heads, ["---"] * len(heads)]
+    lines += [[name, *evaluate.cells(means)] for name, means in found.items()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+if __name__ == "__main__":
+    main()
