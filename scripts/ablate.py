@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import evaluate
+
 from nerf.export.files import write_bytes
 from toybox import prompts
 
@@ -42,7 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", choices=tuple(prompts.LISTS), default="development")
     parser.add_argument("--text", action="append", help="instead of --prompts; may be given more than once")
-    parser.add_argument("--only", action="append", choices=tuple(ABLATIONS), help="these rows alone")
+    parser.add_argument("--only", action="append", choices=tuple(ABLATIONS), metavar="ROW", help="these rows alone")
     parser.add_argument("--seeds", type=int, default=1, help="0 .. seeds-1")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="a folder of workspaces for each row")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the cores")

@@ -68,6 +68,16 @@ def main():
     if options.workspace:
         print(json.dumps(measure(options.workspace)[0], indent=2))
         return
+    rows, sheets = evaluate(options)
+    print(table(rows))
+    if options.json:
+        write_bytes(options.json, (json.dumps({"rows": rows, "summary": summary(rows)}, indent=2) + "\n").encode())
+    if options.sheet and sheets:
+        write_bytes(options.sheet, png_bytes(to_uint8(in_columns(list(sheets.values())))))
+
+
+def evaluate(options) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """Every prompt with every seed: a row of figures each, and a sheet of pictures for each prompt."""
     jobs = [(text, seed) for seed in range(options.seeds) for text in options.text or prompts.LISTS[options.prompts]]
     rows, sheets = [], {}
     pool = ThreadPoolExecutor(options.jobs)
@@ -79,11 +89,7 @@ def main():
                 sheets.setdefault(text, sheet)
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C ends the runs in progress, which go on with the next call
-    print(table(rows))
-    if options.json:
-        write_bytes(options.json, (json.dumps({"rows": rows, "summary": summary(rows)}, indent=2) + "\n").encode())
-    if options.sheet and sheets:
-        write_bytes(options.sheet, png_bytes(to_uint8(in_columns(list(sheets.values())))))
+    return rows, sheets
 
 
 def run(options, text: str, seed: int) -> tuple[dict, torch.Tensor | None]:
@@ -205,16 +211,16 @@ def table(rows: list[dict]) -> str:
         mine = [row for row in rows if row["text"] == text]
         star = "*" if any(row.get("held_out") for row in mine) else ""
         seeds = " ".join("broken" if "error" in row else f"{row['iou']:.2f}" for row in mine)
-        lines.append([text + star, seeds, *_cells(mine)])
-    lines.append(["**mean**", "", *_cells(rows)])
+        lines.append([text + star, seeds, *cells(means(mine))])
+    lines.append(["**mean**", "", *cells(means(rows))])
     if any(row.get("held_out") for row in rows):
-        lines.append(["**mean of held-out***", "", *_cells([row for row in rows if row.get("held_out")])])
+        lines.append(["**mean of held-out***", "", *cells(means([row for row in rows if row.get("held_out")]))])
     errors = [f"{row['text']} (seed {row['seed']}): {row['error']}" for row in rows if "error" in row]
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), *errors])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *errors])
 
 
-def _cells(rows: list[dict]) -> list[str]:
-    found = means(rows)
+def cells(found: dict[str, float | int | None]) -> list[str]:
+    """The figures of `means` as the table shows them."""
     return ["-" if found[key] is None else format(found[key], style) for key, (_, style) in COLUMNS.items()]
 
 

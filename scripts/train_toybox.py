@@ -162,6 +162,9 @@ def train_vae(options, data, batch=16):
 @torch.no_grad()
 def encode_all(options, data, vae):
     """Latents of all pictures, half of them mirrored (a mirrored view has the same words). [N, 8, 16, 16] float32"""
+    path = options.work / f"latents-{options.solids}-{options.seed}.pt"
+    if path.exists():
+        return torch.load(path)["latents"]
     images, parts = torch.from_numpy(data.images), []
     mirrored = torch.rand(len(images), generator=torch.Generator().manual_seed(options.seed)) < 0.5
     for i in tqdm(range(0, len(images), 64), desc="latents", unit="batch"):
@@ -169,7 +172,9 @@ def encode_all(options, data, vae):
         x = torch.where(mirrored[i : i + 64, None, None, None].to(x.device), x.flip(-1), x)
         with autocast(options.device):
             parts.append(vae.encode(x.contiguous(memory_format=torch.channels_last)).latents.float().cpu())
-    return torch.cat(parts)
+    latents = torch.cat(parts)
+    save_state(path, latents=latents)
+    return latents
 
 
 class Captions:

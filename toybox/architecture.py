@@ -6,6 +6,8 @@ and score distillation leans on the high ones.
 
 from __future__ import annotations
 
+import torch
+
 from toybox.pictures import SIZE
 from toybox.words import vocabulary
 
@@ -86,7 +88,7 @@ def build_text_encoder(tokenizer):
 def build_unet():
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=SIZE // 8,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
@@ -95,10 +97,14 @@ def build_unet():
         cross_attention_dim=128,
         attention_head_dim=4,
         norm_num_groups=16,
+        addition_embed_type="text",  # the whole sentence joins the timestep, so that every block knows it
+        addition_embed_type_num_heads=4,
         # No attention among the 256 places of the finest level: it took 40 % of a step.
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )
+    torch.nn.init.zeros_(unet.add_embedding.norm2.weight)  # silent at first, so that an earlier UNet can be taken over
+    return unet
 
 
 def build_scheduler():

@@ -32,7 +32,7 @@ HEADS = {  # what is asked -> the possible answers
     "support_colour": tuple(COLOURS),
     "view": VIEWS,
 }
-WIDTHS = (24, 48, 96, 144)
+WIDTHS = (16, 32, 80, 144)
 
 
 class Block(nn.Module):
@@ -42,12 +42,12 @@ class Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
         self.second = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(4 * before, after, 1, bias=False)
+        self.shortcut = nn.Conv2d(before, after, 1, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(after) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.norms[1](self.second(self.norms[0](self.first(x)).relu()))
-        return (inner + self.norms[2](self.shortcut(F.pixel_unshuffle(x, 2)))).relu()
+        return (inner + self.norms[2](self.shortcut(F.avg_pool2d(x, 2)))).relu()
 
 
 class Judge(nn.Module):

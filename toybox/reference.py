@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toybox.primitives import BOX, CONE, CYLINDER, ELLIPSOID
+from toybox.primitives import BOX, CONE, CYLINDER, ELLIPSOID, SPOTS, STRIPES
 
 STEPS, HIT, RELAX, REACH = 96, 1.2e-3, 0.9, 0.85
+SPOT_CELL, SPOT_RADIUS, STRIPE_PERIOD = 0.17, 0.05, 0.16
 _NORMAL_STEP = 2e-3
 
 
@@ -18,7 +19,7 @@ def query(primitives: Tensor, points: Tensor) -> Tensor:
     for row in primitives:
         local = (points - row[11:14]) @ row[2:11].view(3, 3).T
         s = _primitive(int(row[0]), row[14:18], local)
-        colour = torch.where((s < best)[:, None], row[18:21], colour)
+        colour = torch.where((s < best)[:, None], _colour(row, points), colour)
         best = torch.minimum(best, s)
         blend = float(row[1])
         h = (blend - (distance - s).abs()).clamp(min=0) / blend if blend > 0 else torch.zeros_like(s)
@@ -57,6 +58,19 @@ def trace(primitives: Tensor, views: Tensor, resolution: int) -> Tensor:
     out[hit, 4:7] = torch.nn.functional.normalize(torch.stack(slope, -1), dim=-1)
     out[hit, 7] = t[hit]
     return out.view(batch, resolution, resolution, 8)
+
+
+def _colour(row: Tensor, points: Tensor) -> Tensor:
+    """The colour of a primitive at points of the scene. [M, 3] -> [M, 3] or [3] where it is the same everywhere"""
+    if row[21] == STRIPES:
+        y = points[:, 1] / STRIPE_PERIOD
+        marked = y - y.floor() < 0.5
+    elif row[21] == SPOTS:  # around the points of a body-centred cubic lattice, which is two cubic ones
+        offsets = [p - p.round() for p in (points / SPOT_CELL, points / SPOT_CELL + 0.5)]
+        marked = torch.stack([o.square().sum(-1) for o in offsets]).amin(0) < (SPOT_RADIUS / SPOT_CELL) ** 2
+    else:
+        return row[18:21]
+    return torch.where(marked[:, None], row[22:25], row[18:21])
 
 
 def _primitive(kind: int, size: Tensor, p: Tensor) -> Tensor:

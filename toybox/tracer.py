@@ -33,7 +33,7 @@ def trace(primitives: Tensor, views: Tensor, resolution: int) -> Tensor:
     """What each pixel sees: colour (3), hit, normal (3), distance; zeros where nothing is hit.
 
     Args:
-        primitives: `Solid.rows()` as a tensor. [P, 21]
+        primitives: `Solid.rows()` as a tensor. [P, 25]
         views: From `cameras`. [B, 12]
         resolution: Pixels a side; row 0 is the top.
 

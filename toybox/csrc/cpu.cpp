@@ -1,14 +1,18 @@
-// DESIGN: sixteen rays march side by side in vector types (GCC and clang lower them to whatever the target has), so that
-// a primitive is straight-line code; a packet is a 4 x 4 tile and ends when all of its rays have hit or left the ball.
+// DESIGN: eight rays march side by side in vector types (GCC and clang lower them to whatever the target has), so that
+// a primitive is straight-line code. No wider than a register: GCC takes the comparisons of wider ones apart, lane by
+// lane. A packet is 4 x 2 pixels and ends when all of its rays have hit or passed; the packets of a 4 x 4 tile share
+// the list of primitives that they can notice (cull.h).
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
-#include "trace.h"
-
 #include <algorithm>
+#include <cstring>
 #include <utility>
+#include <vector>
 
 #include "common/csrc/common.h"
+#include "cull.h"
+#include "trace.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-math-errno", "no-trapping-math")
@@ -20,23 +24,27 @@ namespace {
 
 using tadpole::Tensor;
 
-constexpr int kLanes = 16, kTile = 4;
-constexpr int kSteps = 96;
-constexpr float kHit = 1.2e-3f; // distance that counts as the surface, scene units
-constexpr float kRelax = 0.9f;  // an ellipsoid's distance is only nearly a bound: step a little less
-constexpr float kReach = 0.85f; // radius of the ball that holds every object
-
+#if defined(__x86_64__) // AVX2
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+constexpr int kTile = 4;   // pixels a side; a packet is as wide
+constexpr int kBlock = 32; // pixels a side of the squares that are culled first
 typedef float F __attribute__((vector_size(4 * kLanes)));
 typedef int32_t I __attribute__((vector_size(4 * kLanes))); // masks are 0 or -1
 
 INLINE F least(F a, F b) { return a < b ? a : b; }
 INLINE F most(F a, F b) { return a > b ? a : b; }
-INLINE F most(F a, float b) { return a > b ? a : F{} + b; }
+INLINE F most(F a, float b) { return most(a, F{} + b); }
 INLINE F magnitude(F a) { return a < 0 ? -a : a; }
 INLINE F root(F a) {
-  F r;
-  for (int l = 0; l < kLanes; ++l) r[l] = __builtin_sqrtf(a[l]);
-  return r;
+  float lanes[kLanes]; // a loop over the lanes of a vector type would stay a loop of scalar roots
+  std::memcpy(lanes, &a, sizeof a);
+#pragma omp simd
+  for (int l = 0; l < kLanes; ++l) lanes[l] = __builtin_sqrtf(lanes[l]);
+  std::memcpy(&a, lanes, sizeof a);
+  return a;
 }
 INLINE bool any(I mask) {
   int32_t some = 0;
@@ -45,10 +53,9 @@ INLINE bool any(I mask) {
 }
 INLINE F length(F x, F y, F z) { return root(x * x + y * y + z * z); }
 
-INLINE F ellipsoid(const float* r, F x, F y, F z) {
-  const float ra = 1 / r[0], rb = 1 / r[1], rc = 1 / r[2];
-  F a = x * ra, b = y * rb, c = z * rc;
-  F k0 = length(a, b, c), k1 = length(a * ra, b * rb, c * rc);
+INLINE F ellipsoid(const float* inverse, F x, F y, F z) {
+  F a = x * inverse[0], b = y * inverse[1], c = z * inverse[2];
+  F k0 = length(a, b, c), k1 = length(a * inverse[0], b * inverse[1], c * inverse[2]);
   return k0 * (k0 - 1.f) / most(k1, 1e-6f);
 }
 
@@ -79,24 +86,30 @@ INLINE F torus(const float* s, F x, F y, F z) {
   return root(d * d + y * y) - s[1];
 }
 
-// Signed distance of the union, and the primitive nearest to each point (it gives the colour).
-INLINE F solid(const float* rows, int64_t count, F px, F py, F pz, I& nearest) {
+INLINE F distance(const Primitive& p, F px, F py, F pz) {
+  const float* m = p.rotation;
+  F u = px - p.centre[0], v = py - p.centre[1], w = pz - p.centre[2];
+  F x = m[0] * u + m[1] * v + m[2] * w, y = m[3] * u + m[4] * v + m[5] * w, z = m[6] * u + m[7] * v + m[8] * w;
+  switch (p.kind) {
+    case kEllipsoid: return ellipsoid(p.inverse, x, y, z);
+    case kBox: return box(p.size, x, y, z);
+    case kCylinder: return cylinder(p.size, x, y, z);
+    case kCone: return cone(p.size, x, y, z);
+    default: return torus(p.size, x, y, z);
+  }
+}
+
+// Signed distance of the union, and the place in the list of what is nearest to each point: it gives the colour.
+INLINE F solid(const std::vector<Candidate>& list, F x, F y, F z, I& nearest) {
   F d = F{} + 1e9f, best = d;
   nearest = I{};
-  for (int64_t i = 0; i < count; ++i) {
-    const float *row = rows + i * kRow, *m = row + 2, *c = row + 11, *size = row + 14;
-    F u = px - c[0], v = py - c[1], w = pz - c[2], s;
-    F x = m[0] * u + m[1] * v + m[2] * w, y = m[3] * u + m[4] * v + m[5] * w, z = m[6] * u + m[7] * v + m[8] * w;
-    switch (static_cast<int>(row[0])) {
-      case 0: s = ellipsoid(size, x, y, z); break;
-      case 1: s = box(size, x, y, z); break;
-      case 2: s = cylinder(size, x, y, z); break;
-      case 3: s = cone(size, x, y, z); break;
-      default: s = torus(size, x, y, z); break;
-    }
-    nearest = s < best ? I{} + static_cast<int32_t>(i) : nearest;
+  int32_t place = 0;
+  for (const Candidate& candidate : list) {
+    F s = distance(*candidate.primitive, x, y, z);
+    nearest = s < best ? I{} + place : nearest;
     best = least(best, s);
-    const float k = row[1];
+    ++place;
+    const float k = candidate.primitive->blend;
     if (k > 0) { // polynomial smooth minimum
       F h = most(k - magnitude(d - s), 0) / k;
       d = least(d, s) - h * h * (k * 0.25f);
@@ -107,8 +120,14 @@ INLINE F solid(const float* rows, int64_t count, F px, F py, F pz, I& nearest) {
   return d;
 }
 
-TADPOLE_CLONES void trace_tile(const float* rows, int64_t count, const float* camera, int64_t resolution, int64_t left,
-                              int64_t top, float* picture) {
+struct Rays {
+  const float* o;
+  F dx, dy, dz, t, end;
+  I alive;
+};
+
+// The rays of a packet, from where they enter the ball or the span to where they leave it.
+INLINE Rays rays_of(const float* camera, int64_t resolution, int64_t left, int64_t top, Span span) {
   const float *o = camera, *right = camera + 3, *up = camera + 6, *forward = camera + 9;
   F sx, sy;
   for (int l = 0; l < kLanes; ++l) {
@@ -120,70 +139,123 @@ TADPOLE_CLONES void trace_tile(const float* rows, int64_t count, const float* ca
   dx *= scale, dy *= scale, dz *= scale;
   F b = o[0] * dx + o[1] * dy + o[2] * dz;
   F inside = b * b - (o[0] * o[0] + o[1] * o[1] + o[2] * o[2] - kReach * kReach);
-  F half = root(most(inside, 0)), t = most(-b - half, 0), end = half - b, x, y, z, d;
-  I alive = (inside > 0) & (end > 0), hit = I{}, nearest, unused;
-  for (int step = 0; step < kSteps && any(alive); ++step) {
-    x = o[0] + t * dx, y = o[1] + t * dy, z = o[2] + t * dz;
-    d = solid(rows, count, x, y, z, unused);
-    I reached = alive & (d < kHit);
+  F half = root(most(inside, 0)), end = half - b;
+  I alive = (inside > 0) & (end > 0);
+  return {o, dx, dy, dz, most(most(-b - half, 0), span.enter), least(end, F{} + span.leave), alive};
+}
+
+// March to the surface. Returns which rays hit it; their t is where.
+INLINE I march(const std::vector<Candidate>& list, Rays& ray) {
+  I hit = I{}, unused;
+  for (int step = 0; step < kSteps && any(ray.alive); ++step) {
+    F d = solid(list, ray.o[0] + ray.t * ray.dx, ray.o[1] + ray.t * ray.dy, ray.o[2] + ray.t * ray.dz, unused);
+    I reached = ray.alive & (d < kHit);
     hit |= reached;
-    alive &= ~reached;
-    t += alive ? d * kRelax : F{};
-    alive &= t < end;
+    ray.alive &= ~reached;
+    ray.t += ray.alive ? d * kRelax : F{};
+    ray.alive &= ray.t < ray.end;
   }
-  F nx = F{}, ny = F{}, nz = F{};
-  if (any(hit)) { // the normal: central differences of the distance
-    constexpr float h = 2e-3f;
-    x = o[0] + t * dx, y = o[1] + t * dy, z = o[2] + t * dz;
-    solid(rows, count, x, y, z, nearest);
-    nx = solid(rows, count, x + h, y, z, unused) - solid(rows, count, x - h, y, z, unused);
-    ny = solid(rows, count, x, y + h, z, unused) - solid(rows, count, x, y - h, z, unused);
-    nz = solid(rows, count, x, y, z + h, unused) - solid(rows, count, x, y, z - h, unused);
-    F n = 1.f / most(length(nx, ny, nz), 1e-12f);
-    nx *= n, ny *= n, nz *= n;
-  }
-  for (int l = 0; l < kLanes; ++l) {
-    const int64_t column = left + l % kTile, line = top + l / kTile;
-    if (column >= resolution || line >= resolution) continue;
-    float* p = picture + (line * resolution + column) * kPicture;
-    if (!hit[l]) {
-      std::fill(p, p + kPicture, 0.f);
-      continue;
-    }
-    const float* colour = rows + nearest[l] * kRow + 18;
-    p[0] = colour[0], p[1] = colour[1], p[2] = colour[2], p[3] = 1.f;
-    p[4] = nx[l], p[5] = ny[l], p[6] = nz[l], p[7] = t[l];
+  return hit;
+}
+
+// Those of the list that a hit notices, for its normal: mostly one.
+INLINE void narrow(const std::vector<Candidate>& list, F x, F y, F z, I hit, std::vector<Candidate>& near) {
+  near.clear();
+  for (const Candidate& c : list) {
+    if (any(hit & (distance(*c.primitive, x, y, z) < c.margin))) near.push_back(c);
   }
 }
 
-TADPOLE_CLONES void query_packet(const float* rows, int64_t count, const float* points, int64_t first, int64_t total,
+// The normal: central differences of the distance.
+INLINE void normal(const std::vector<Candidate>& list, F x, F y, F z, F* n) {
+  I unused;
+  for (int axis = 0; axis < 3; ++axis) {
+    const float hx = axis == 0 ? kNormalStep : 0, hy = axis == 1 ? kNormalStep : 0, hz = axis == 2 ? kNormalStep : 0;
+    n[axis] = solid(list, x + hx, y + hy, z + hz, unused) - solid(list, x - hx, y - hy, z - hz, unused);
+  }
+  F scale = 1.f / most(length(n[0], n[1], n[2]), 1e-12f);
+  for (int axis = 0; axis < 3; ++axis) n[axis] *= scale;
+}
+
+TADPOLE_CLONES void trace_packet(const std::vector<Candidate>& list, std::vector<Candidate>& near, Span span,
+                                const float* camera, int64_t resolution, int64_t left, int64_t top, float* picture) {
+  Rays ray = rays_of(camera, resolution, left, top, span);
+  I hit = march(list, ray), nearest;
+  if (!any(hit)) return;
+  F x = ray.o[0] + ray.t * ray.dx, y = ray.o[1] + ray.t * ray.dy, z = ray.o[2] + ray.t * ray.dz, n[3];
+  narrow(list, x, y, z, hit, near);
+  solid(near, x, y, z, nearest);
+  normal(near, x, y, z, n);
+  for (int l = 0; l < kLanes; ++l) {
+    const int64_t column = left + l % kTile, line = top + l / kTile;
+    if (!hit[l] || column >= resolution || line >= resolution) continue;
+    float* p = picture + (line * resolution + column) * kPicture;
+    const float* colour = colour_at(*near[nearest[l]].primitive, x[l], y[l], z[l]);
+    p[0] = colour[0], p[1] = colour[1], p[2] = colour[2], p[3] = 1.f;
+    p[4] = n[0][l], p[5] = n[1][l], p[6] = n[2][l], p[7] = ray.t[l];
+  }
+}
+
+// A square of kBlock pixels, in tiles. Its own beam first: most squares see few of the primitives, and many none.
+void trace_block(const std::vector<Candidate>& everything, const float* camera, int64_t resolution, int64_t left,
+                 int64_t top, float* picture) {
+  const int64_t right = std::min(left + kBlock, resolution), bottom = std::min(top + kBlock, resolution);
+  for (int64_t line = top; line < bottom; ++line) {
+    float* p = picture + line * resolution * kPicture;
+    std::fill(p + left * kPicture, p + right * kPicture, 0.f);
+  }
+  thread_local std::vector<Candidate> ours, list, near; // kept from block to block for their memory
+  cull(everything, beam_of(camera, resolution, left, top, kBlock), ours);
+  if (ours.empty()) return;
+  for (int64_t y = top; y < bottom; y += kTile) {
+    for (int64_t x = left; x < right; x += kTile) {
+      const Span span = cull(ours, beam_of(camera, resolution, x, y, kTile), list);
+      if (list.empty()) continue;
+      for (int line = 0; line < kTile; line += kLanes / kTile) {
+        trace_packet(list, near, span, camera, resolution, x, y + line, picture);
+      }
+    }
+  }
+}
+
+TADPOLE_CLONES void query_packet(const std::vector<Candidate>& list, const float* points, int64_t first, int64_t total,
                                 float* out) {
+  constexpr float black[3] = {};
   F x, y, z;
   I nearest;
   for (int l = 0; l < kLanes; ++l) {
     const float* p = points + 3 * std::min(first + l, total - 1);
     x[l] = p[0], y[l] = p[1], z[l] = p[2];
   }
-  F d = solid(rows, count, x, y, z, nearest);
+  F d = solid(list, x, y, z, nearest);
   for (int l = 0; l < kLanes && first + l < total; ++l) {
-    const float* colour = rows + nearest[l] * kRow + 18;
+    const float* colour = list.empty() ? black : colour_at(*list[nearest[l]].primitive, x[l], y[l], z[l]);
     float* p = out + 4 * (first + l);
     p[0] = d[l], p[1] = colour[0], p[2] = colour[1], p[3] = colour[2];
   }
 }
 
+std::vector<Candidate> candidates(const std::vector<Primitive>& all) {
+  std::vector<Candidate> list;
+  for (const Primitive& p : all) list.push_back({&p, 0.f});
+  return list;
+}
+
 Tensor trace(const Tensor& primitives_, const Tensor& cameras_, int64_t resolution) {
   Tensor primitives = tadpole::checked(primitives_, "primitives", {-1, kRow});
   Tensor cameras = tadpole::checked(cameras_, "cameras", {-1, kCamera});
-  const int64_t batch = cameras.size(0), side = (resolution + kTile - 1) / kTile, tiles = side * side;
+  const int64_t batch = cameras.size(0), side = tadpole::ceil_div<int64_t>(resolution, kBlock), blocks = side * side;
   Tensor out = torch::stable::new_empty(primitives, {batch, resolution, resolution, kPicture});
-  const float *rows = tadpole::data<float>(std::as_const(primitives)), *views = tadpole::data<float>(std::as_const(cameras));
+  const float* rows = tadpole::data<float>(std::as_const(primitives));
+  const std::vector<Primitive> all = all_primitives(rows, primitives.size(0));
+  const std::vector<Candidate> list = candidates(all);
+  const float* views = tadpole::data<float>(std::as_const(cameras));
   float* picture = tadpole::data<float>(out);
-  torch::stable::parallel_for(0, batch * tiles, 64, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, batch * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / tiles, tile = i % tiles;
-      trace_tile(rows, primitives.size(0), views + b * kCamera, resolution, tile % side * kTile, tile / side * kTile,
-                 picture + b * resolution * resolution * kPicture);
+      const int64_t b = i / blocks, block = i % blocks;
+      trace_block(list, views + b * kCamera, resolution, block % side * kBlock, block / side * kBlock,
+                  picture + b * resolution * resolution * kPicture);
     }
   });
   return out;
@@ -194,10 +266,13 @@ Tensor query(const Tensor& primitives_, const Tensor& points_) {
   Tensor points = tadpole::checked(points_, "points", {-1, 3});
   const int64_t n = points.size(0);
   Tensor out = torch::stable::new_empty(points, {n, 4});
-  const float *rows = tadpole::data<float>(std::as_const(primitives)), *p = tadpole::data<float>(std::as_const(points));
+  const float* rows = tadpole::data<float>(std::as_const(primitives));
+  const std::vector<Primitive> all = all_primitives(rows, primitives.size(0));
+  const std::vector<Candidate> list = candidates(all);
+  const float* p = tadpole::data<float>(std::as_const(points));
   float* result = tadpole::data<float>(out);
   torch::stable::parallel_for(0, tadpole::ceil_div<int64_t>(n, kLanes), 64, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) query_packet(rows, primitives.size(0), p, i * kLanes, n, result);
+    for (int64_t i = begin; i < end; ++i) query_packet(list, p, i * kLanes, n, result);
   });
   return out;
 }
