@@ -12,10 +12,8 @@ import argparse
 import copy
 import hashlib
 import json
-import math
-import os
 import sys
-import time
+from collections import deque
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +24,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
+from training import Clock, autocast, save_state, set_rate  # noqa: E402
 
 from guidance.prompts import VIEW_WORDS, view_weights  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
@@ -79,41 +78,6 @@ def take_over_words(text_encoder, tokenizer, folder):
                     ours[i] = rows[earlier[token]]
 
 
-class Clock:
-    """Seconds of training so far, across interruptions."""
-
-    def __init__(self, spent, minutes):
-        self.start, self.limit = time.time() - spent, 60 * minutes
-
-    @property
-    def spent(self):
-        return time.time() - self.start
-
-    @property
-    def fraction(self):
-        return min(self.spent / self.limit, 1.0)
-
-
-def set_rate(optimizer, peak, step, fraction, warmup=150):
-    """Linear warm-up, then a cosine to zero at the end of the time given."""
-    rate = peak * min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * fraction))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def save_state(path, **state):
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
-
-
-def autocast(device):
-    """bf16 where the machine multiplies it; a CPU that does not is ten times slower with it."""
-    return torch.autocast(
-        device, dtype=torch.bfloat16, enabled=device != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    )
-
-
 def train_vae(options, data, batch=16):
     """L1, L1 of differences between neighbours, and a little noise on the latents so that they are smooth."""
     state_path, generator = options.work / "vae.pt", torch.Generator().manual_seed(options.seed)
@@ -127,7 +91,7 @@ def train_vae(options, data, batch=16):
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
-    clock, saved = Clock(spent, options.vae_minutes), spent
+    clock = Clock(spent, options.vae_minutes)
     bar = tqdm(desc="autoencoder", initial=step, unit="step")
     while clock.fraction < 1:
         generator.manual_seed(1_000_003 * options.seed + 2 * step)
@@ -149,12 +113,10 @@ def train_vae(options, data, batch=16):
         bar.update()
         if step % 20 == 0:
             psnr = -10 * torch.log10((y - x).square().mean() / 4)
-            bar.set_postfix(
-                loss=f"{loss.item():.3f}", psnr=f"{psnr.item():.1f}", left=f"{clock.limit - clock.spent:.0f}s"
-            )
-        if clock.spent - saved > 60 or clock.fraction >= 1:
-            saved = clock.spent
-            save_state(state_path, vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=saved)
+            bar.set_postfix(loss=f"{loss.item():.3f}", psnr=f"{psnr.item():.1f}", left=f"{clock.left:.0f}s")
+        if clock.time_to_save(60):
+            state = dict(vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=clock.spent)
+            save_state(state_path, **state)
     bar.close()
     return vae.eval().requires_grad_(False)
 
@@ -219,26 +181,28 @@ def train_diffusion(options, data, vae):
     unet = unet.to(device, memory_format=torch.channels_last)
     captions, latents = Captions(tokenizer, data), encode_all(options, data, vae)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
-    latents *= vae.config.scaling_factor
+    latents = latents.to(device) * vae.config.scaling_factor
     alphas = architecture.build_scheduler().alphas_cumprod.to(device)
     model = torch.nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    generator, step, spent, losses = torch.Generator(), 0, 0.0, []
+    generator, noise_generator, step, spent = torch.Generator(), torch.Generator(device), 0, 0.0
+    losses = deque(maxlen=500)  # tensors: reading one would wait for the device
     if state_path.exists():
         state = torch.load(state_path)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
-    clock, saved = Clock(spent, options.minutes), spent
+    clock = Clock(spent, options.minutes)
     bar = tqdm(desc="diffusion", initial=step, unit="step")
     while clock.fraction < 1:
-        generator.manual_seed(1_000_003 * options.seed + 2 * step + 1)
+        for each in (generator, noise_generator):
+            each.manual_seed(1_000_003 * options.seed + 2 * step + 1)
         set_rate(optimizer, options.rate, step, clock.fraction)
         pick = torch.randint(len(captions.first), (options.batch,), generator=generator)
-        z = latents[pick].to(device)
-        noise = torch.randn(z.shape, generator=generator).to(device)
+        z = latents[pick.to(device)]
+        noise = torch.randn(z.shape, generator=noise_generator, device=device)
         t = torch.arange(options.batch) + torch.rand(options.batch, generator=generator)  # stratified: less variance
         t = (t * architecture.TIMESTEPS / options.batch).long().to(device)
         a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
@@ -255,22 +219,20 @@ def train_diffusion(options, data, vae):
         decay = min(0.999, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        losses.append(loss.item())
+        losses.append(loss.detach())
         bar.update()
         if step % 20 == 0:
-            bar.set_postfix(loss=f"{np.mean(losses[-200:]):.4f}", left=f"{clock.limit - clock.spent:.0f}s")
-        if clock.spent - saved > 300 or clock.fraction >= 1:
-            saved = clock.spent
-            save_state(
-                state_path,
-                model=model.state_dict(),
-                average=average.state_dict(),
-                optimizer=optimizer.state_dict(),
-                step=step,
-                spent=saved,
-            )
-            save_prior(options, len(latents), vae, tokenizer, average, step, saved, float(np.mean(losses[-500:])))
+            bar.set_postfix(loss=f"{recent(losses):.4f}", left=f"{clock.left:.0f}s")
+        if clock.time_to_save(300):
+            state = dict(model=model.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
+            save_state(state_path, **state, step=step, spent=clock.spent)
+            save_prior(options, len(latents), vae, tokenizer, average, step, clock.spent, recent(losses))
     bar.close()
+
+
+def recent(losses):
+    """Mean of the last losses."""
+    return torch.stack(list(losses)).mean().item()
 
 
 def save_prior(options, count, vae, tokenizer, average, step, spent, loss):
