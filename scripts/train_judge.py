@@ -9,10 +9,8 @@ Every pair of words is seen, the ones kept back from the prior too: the judge kn
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from tqdm import tqdm  # noqa: E402
+from training import Clock, save_state, set_rate  # noqa: E402
 
 from guidance.prompts import view_weights  # noqa: E402
 from toybox import pictures, shapes  # noqa: E402
@@ -40,7 +39,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("judge-training"), help="pictures and training state")
     parser.add_argument("--out", type=Path, default=FILE)
-    parser.add_argument("--solids", type=int, default=16_000, help="random objects; each gives two pictures")
+    parser.add_argument("--solids", type=int, default=40_000, help="random objects; each gives two pictures")
     parser.add_argument("--tests", type=int, default=1000, help="other objects, for the accuracy")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--batch", type=int, default=128)
@@ -140,7 +139,7 @@ def loss_of(answers, data, pick):
 
 
 def train(options, data):
-    """AdamW with a one-cycle rate over the minutes given. -> judge, steps"""
+    """AdamW with a rate that anneals over the minutes given. -> judge, steps"""
     torch.manual_seed(options.seed)
     judge = Judge().to(options.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), options.rate, weight_decay=0.05)
@@ -150,13 +149,11 @@ def train(options, data):
         judge.load_state_dict(state["judge"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
-    limit, saved, start = 60 * options.minutes, spent, time.time() - spent
-    bar, losses, right = tqdm(desc="judge", initial=step, unit="step"), [], []
-    while spent < limit:
+    clock, losses, right = Clock(spent, options.minutes), [], []
+    bar = tqdm(desc="judge", initial=step, unit="step")
+    while clock.fraction < 1:
         generator.manual_seed(1_000_003 * options.seed + step)
-        rate = options.rate * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * spent / limit))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(optimizer, options.rate, step, clock.fraction)
         pick = torch.randint(len(data["layers"]), (options.batch,), generator=generator)
         images = compose(data["layers"][pick].to(options.device), generator, harsh=True)
         with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):  # slow on CPUs
@@ -165,18 +162,16 @@ def train(options, data):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        step, spent = step + 1, time.time() - start
+        step += 1
         losses.append(loss.item())
         right.append(float((answers["name"].argmax(1).cpu() == data["name"][pick]).float().mean()))
         bar.update()
         if step % 10 == 0:
-            shown = {"loss": np.mean(losses[-100:]), "name": np.mean(right[-100:]), "left": limit - spent}
+            shown = {"loss": np.mean(losses[-100:]), "name": np.mean(right[-100:]), "left": clock.left}
             bar.set_postfix({key: f"{value:.3f}" for key, value in shown.items()})
-        if spent - saved > 60 or spent >= limit:
-            saved = spent
-            state = {"judge": judge.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent": spent}
-            torch.save(state, path.with_suffix(".part"))
-            os.replace(path.with_suffix(".part"), path)
+        if clock.time_to_save(60):
+            spent = clock.spent
+            save_state(path, judge=judge.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=spent)
     bar.close()
     return judge.eval(), step
 

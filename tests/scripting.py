@@ -11,6 +11,8 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 def load_script(name):
     """scripts/`name`.py, under a name that processes it starts find again."""
+    if str(SCRIPTS) not in sys.path:  # a script finds the files beside it
+        sys.path.append(str(SCRIPTS))
     spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
