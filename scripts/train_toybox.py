@@ -172,6 +172,8 @@ class Captions:
 
 def train_diffusion(options, data, vae):
     """v-prediction on latents, the text encoder trained along; EMA weights are what is saved."""
+    from diffusers.models.attention_processor import AttnProcessor
+
     state_path, device = options.work / "diffusion.pt", options.device
     torch.manual_seed(options.seed)
     tokenizer = architecture.build_tokenizer()
@@ -180,6 +182,9 @@ def train_diffusion(options, data, vae):
     take_over_words(text_encoder, tokenizer, options.init)
     unet = start_from(architecture.build_unet(), options.init, "unet/diffusion_pytorch_model.safetensors")
     unet = unet.to(device, memory_format=torch.channels_last)
+    if device == "cpu":  # 1.3 times as fast: on so few places the backward of fused attention is mostly overhead
+        text_encoder.set_attn_implementation("eager")
+        unet.set_attn_processor(AttnProcessor())
     captions, latents = Captions(tokenizer, data), encode_all(options, data, vae)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     latents = latents.to(device) * vae.config.scaling_factor
