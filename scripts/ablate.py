@@ -1,6 +1,6 @@
 """What each part of Toybox's recipe is worth: the same prompts under the preset and with one thing changed.
 
-    python scripts/ablate.py --prompts development --runs ablations --jobs 2 --json docs/ablations.json
+    python scripts/ablate.py --prompts development --jobs 2 --json docs/ablations.json
 
 Every row trains each prompt through main.py and measures it as scripts/evaluate.py does. The same command goes on where
 it was stopped.
@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import evaluate
 
 from nerf.export.files import write_bytes
-from toybox import prompts
 
 ABLATIONS = {  # name of a row -> options for main.py
     "the preset": (),
@@ -41,19 +39,13 @@ ABLATIONS = {  # name of a row -> options for main.py
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", choices=tuple(prompts.LISTS), default="development")
-    parser.add_argument("--text", action="append", help="instead of --prompts; may be given more than once")
+    evaluate.which_runs(parser)
     parser.add_argument("--only", action="append", choices=tuple(ABLATIONS), metavar="ROW", help="these rows alone")
-    parser.add_argument("--seeds", type=int, default=1, help="0 .. seeds-1")
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="a folder of workspaces for each row")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the cores")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = {}
     for name in options.only or ABLATIONS:
-        rest = [*ABLATIONS[name], "--frames", "8"]  # the videos are not looked at
-        jobs = argparse.Namespace(**{**vars(options), "runs": options.runs / name.replace(" ", "_"), "rest": rest})
-        rows, _ = evaluate.evaluate(jobs)
+        runs, rest = options.runs / "ablations" / name.replace(" ", "_"), [*ABLATIONS[name], "--frames", "8"]
+        rows, _ = evaluate.evaluate(argparse.Namespace(**{**vars(options), "runs": runs, "rest": rest}))
         found[name] = evaluate.means(rows)
         print(table(found), flush=True)
         if options.json:

@@ -54,13 +54,8 @@ ONE_AT_A_TIME = Lock()  # measuring, beside which other runs train
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", choices=tuple(prompts.LISTS), default="development", help="see toybox/prompts.py")
-    parser.add_argument("--text", action="append", help="instead of --prompts; may be given more than once")
-    parser.add_argument("--seeds", type=int, default=1, help="0 .. seeds-1")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the workspaces are or will be")
+    which_runs(parser)
     parser.add_argument("--workspace", type=Path, help="measure this finished run alone")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the cores")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path, help="PNG: truth above, result below, the first seed that worked")
     parser.add_argument("rest", nargs="*", help="after --: options for main.py, e.g. -- --iters 600")
     options = parser.parse_args()
@@ -74,6 +69,16 @@ def main():
         write_bytes(options.json, (json.dumps({"rows": rows, "summary": summary(rows)}, indent=2) + "\n").encode())
     if options.sheet and sheets:
         write_bytes(options.sheet, png_bytes(to_uint8(in_columns(list(sheets.values())))))
+
+
+def which_runs(parser: argparse.ArgumentParser) -> None:
+    """The options that `evaluate` reads, and --json."""
+    parser.add_argument("--prompts", choices=tuple(prompts.LISTS), default="development", help="see toybox/prompts.py")
+    parser.add_argument("--text", action="append", help="instead of --prompts; may be given more than once")
+    parser.add_argument("--seeds", type=int, default=1, help="0 .. seeds-1")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the workspaces are or will be")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the cores")
+    parser.add_argument("--json", type=Path)
 
 
 def evaluate(options) -> tuple[list[dict], dict[str, torch.Tensor]]:

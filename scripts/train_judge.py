@@ -9,9 +9,7 @@ Every pair of words is seen, the ones kept back from the prior too: the judge kn
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +20,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-from training import Clock, save_state, set_rate  # noqa: E402
+from training import Clock, autocast, save_state, set_rate  # noqa: E402
 
 from guidance.prompts import view_weights  # noqa: E402
 from toybox import pictures, shapes  # noqa: E402
@@ -44,7 +42,6 @@ def main():
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that make pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -61,15 +58,8 @@ def main():
 
 def make_pictures(options, solids, seed):
     """Layers of pictures (see `compose`) and what they show, made once. -> {layers, name [N], ..., view [N, 4]}"""
-    path = options.work / f"judge-{solids}-{seed}.npz"
-    if not path.exists():
-        with ProcessPoolExecutor(options.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            made = pool.map(partial(make_one, seed), range(solids), chunksize=16)
-            parts = list(tqdm(made, desc="pictures", unit="solid", total=solids))
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **{key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
-        os.replace(part, path)
-    return {key: torch.from_numpy(array) for key, array in np.load(path).items()}
+    arrays = pictures.made_once(options.work / f"judge-{solids}-{seed}.npz", partial(make_one, seed), solids)
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
 
 def make_one(seed, index):
@@ -156,7 +146,7 @@ def train(options, data):
         set_rate(optimizer, options.rate, step, clock.fraction)
         pick = torch.randint(len(data["layers"]), (options.batch,), generator=generator)
         images = compose(data["layers"][pick].to(options.device), generator, harsh=True)
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):  # slow on CPUs
+        with autocast(options.device):
             answers = judge.train()(images)
         loss = loss_of({head: found.float() for head, found in answers.items()}, data, pick)
         optimizer.zero_grad()

@@ -25,7 +25,7 @@ def test_a_short_training_leaves_a_judge_and_goes_on_where_it_was(script, tmp_pa
         words = (
             f"x --work {tmp_path} --out {tmp_path / 'judge.safetensors'} --solids 3 --tests 1 --batch 4 --device cpu"
         )
-        monkeypatch.setattr(sys, "argv", [*words.split(), "--minutes", str(minutes), "--jobs", "1"])
+        monkeypatch.setattr(sys, "argv", [*words.split(), "--minutes", str(minutes)])
         script.main()
         with safe_open(tmp_path / "judge.safetensors", "pt") as file:
             return file.metadata()

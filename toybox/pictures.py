@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -105,17 +106,20 @@ def sample(rng: np.random.Generator, *, views: int = 3, held_out: bool = False) 
 
 def make(path: Path, solids: int, seed: int, *, held_out: bool = False) -> Pictures:
     """The pictures of `solids` random solids, made once by all cores and kept in `path` (.npz)."""
+    return Pictures(**made_once(path, partial(_make_one, seed, held_out), solids))
+
+
+def _make_one(seed: int, held_out: bool, index: int) -> dict[str, np.ndarray]:
+    return vars(sample(np.random.default_rng((seed, index)), held_out=held_out))
+
+
+def made_once(path: Path, one: Callable[[int], dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
+    """The arrays of one(0), one(1), ... joined along their first axis: made by all cores, kept in `path` (.npz)."""
     if not path.exists():
         # One thread a process: two threads that wait for each other at every picture are slower than one.
         with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            made = pool.map(partial(_make_one, seed, held_out), range(solids), chunksize=16)
-            parts = list(tqdm(made, desc="pictures", unit="solid", total=solids))
-        data = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Pictures)}
+            parts = list(tqdm(pool.map(one, range(count), chunksize=16), desc="pictures", unit="solid", total=count))
         part = path.with_suffix(".part.npz")
-        np.savez(part, **data)
+        np.savez(part, **{key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
         os.replace(part, path)
-    return Pictures(**np.load(path))
-
-
-def _make_one(seed: int, held_out: bool, index: int) -> Pictures:
-    return sample(np.random.default_rng((seed, index)), held_out=held_out)
+    return dict(np.load(path))
