@@ -83,7 +83,7 @@ class StableDiffusion(DiffusionGuidance):
 
         vae_class = self._autoencoder_class()
         self.unet = self._load(diffusers.UNet2DConditionModel, "unet")
-        self.vae = self._load(getattr(diffusers, vae_class), "vae")
+        self.vae = self._load(getattr(diffusers, vae_class), "vae").to(memory_format=torch.channels_last)
         scheduler = diffusers.DDPMScheduler.from_pretrained(str(self.folder), subfolder="scheduler")
         self.prediction_type = scheduler.config.prediction_type
         self._check()
