@@ -19,11 +19,11 @@ PAD = 16  # the encoding is saved for a whole number of so many samples
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
-def serves(positions: Tensor, embeddings: Tensor, layers: Layers) -> bool:
+def serves(positions: Tensor, embeddings: Tensor, layers: Layers, mixed: bool = False) -> bool:
     """Whether the compiled operators take these arguments; builds them on first use.
 
     They are made for CPUs, float32, grids of 3 dimensions and 2 features a level, 2 to 8 layers of up to 256 channels,
-    and give no gradient in the positions.
+    and give no gradient in the positions; `mixed` asks for AVX-512 BF16.
     """
     tensors = [positions, embeddings, *(tensor for layer in layers for tensor in layer)]
     return (
@@ -34,6 +34,7 @@ def serves(positions: Tensor, embeddings: Tensor, layers: Layers) -> bool:
         and all(max(weight.shape) <= MAX_WIDTH for weight, _ in layers)
         and not (positions.requires_grad and torch.is_grad_enabled())
         and extension.serves("fusedfield", positions)
+        and (not mixed or torch.ops.fusedfield.has_bf16())
     )
 
 
@@ -52,6 +53,7 @@ def dispatch(
     activation: str,
     blob_density: float,
     blob_radius: float,
+    mixed: bool,
     outputs: int,
 ) -> tuple[Tensor, ...]:
     """What the operator of this name gives for `samples`, positions first; where it does not serve, its reference."""
@@ -61,7 +63,7 @@ def dispatch(
     )
     active = active_levels(max_level, len(resolutions))
     hashed, smoothstep = gridtype == "hash", interpolation == "smoothstep"
-    if not serves(positions, embeddings, layers):
+    if not serves(positions, embeddings, layers, mixed):
         return getattr(reference, name)(
             *samples,
             embeddings,
@@ -76,6 +78,7 @@ def dispatch(
             activation=activation,
             blob_density=blob_density,
             blob_radius=blob_radius,
+            mixed=mixed,
             outputs=outputs,
         )
     parameters = torch.cat([tensor.flatten() for layer in layers for tensor in layer])
@@ -94,6 +97,7 @@ def dispatch(
         blob_density,
         blob_density / blob_radius,
         ACTIVATIONS.index(activation),
+        mixed,
         outputs,
         torch.is_grad_enabled() and (embeddings.requires_grad or parameters.requires_grad),
     )

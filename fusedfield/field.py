@@ -24,6 +24,7 @@ def field_query(
     activation: str = "exp",
     blob_density: float = 0.0,
     blob_radius: float = 1.0,
+    mixed: bool = False,
     outputs: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """Encode points on a grid (Instant-NGP, arXiv:2201.05989), take them through an MLP, and activate its channels.
@@ -41,6 +42,7 @@ def field_query(
         resolutions: Nodes along an axis of each level. [L]
         bound: Half the edge of the box.
         activation: none; exp, of 15 at most, with the gradient of exp(15) beyond; or softplus.
+        mixed: Weights, activations and their gradients in bf16, sums and everything else in float32.
         outputs: 4, or 1: density alone, at its cost.
 
     Returns:
@@ -64,6 +66,7 @@ def field_query(
         activation,
         blob_density,
         blob_radius,
+        mixed,
         outputs,
     )
     return sigma, albedo
@@ -87,6 +90,7 @@ def field_query_rays(
     activation: str = "exp",
     blob_density: float = 0.0,
     blob_radius: float = 1.0,
+    mixed: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`field_query` of the samples of rays, up to where each has ended: nothing behind that is kept, or costs much.
 
@@ -127,6 +131,7 @@ def field_query_rays(
         activation,
         blob_density,
         blob_radius,
+        mixed,
         4,
     )
     return sigma, albedo, kept, counts

@@ -36,6 +36,22 @@ def truncated_exp(x: Tensor) -> Tensor:
     return _TruncatedExp.apply(x)
 
 
+class _RoundedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad.bfloat16().to(grad.dtype)
+
+
+def mixed_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """F.linear of what is rounded to bf16, `bias` apart; so is the gradient of its result. Sums are not rounded."""
+    x, weight = (t + (t.detach().bfloat16().to(t.dtype) - t.detach()) for t in (x, weight))
+    return _RoundedGradient.apply(F.linear(x, weight, bias))
+
+
 ACTIVATIONS = {"none": lambda x: x, "exp": truncated_exp, "softplus": F.softplus}
 
 
@@ -64,6 +80,7 @@ def field_query(
     activation: str,
     blob_density: float,
     blob_radius: float,
+    mixed: bool,
     outputs: int,
 ) -> tuple[Tensor, Tensor]:
     """fusedfield.field_query, its options resolved."""
@@ -77,10 +94,11 @@ def field_query(
         smoothstep=smoothstep,
         active=active,
     )
+    linear = mixed_linear if mixed else F.linear
     for weight, bias in layers[:-1]:
-        x = F.relu(F.linear(x, weight, bias))
+        x = F.relu(linear(x, weight, bias))
     weight, bias = layers[-1]
-    raw = F.linear(x, weight[:outputs], bias[:outputs])
+    raw = linear(x, weight[:outputs], bias[:outputs])
     sigma = ACTIVATIONS[activation](raw[:, 0] + density_blob(positions, blob_density, blob_radius))
     return sigma, torch.sigmoid(raw[:, 1:])
 

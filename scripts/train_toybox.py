@@ -43,7 +43,9 @@ def main():
     parser.add_argument("--vae_rate", type=float, default=2e-3, help="peak learning rate; less with --init")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of text encoder and UNet")
     parser.add_argument("--batch", type=int, help="pictures a step: 32 on a CPU, 256 on a GPU")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet: minutes, then 1.1 times as fast")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the UNet: minutes, then 1.1 times as fast"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()

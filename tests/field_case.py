@@ -16,13 +16,16 @@ TOLERANCE = 5e-6
 class Case:
     """A field on a grid from 4 to 4 * 1.5^(levels - 1) nodes an axis, dense and shared rows, features of order 1."""
 
-    def __init__(self, levels=8, hidden=(64, 64), gridtype="hash", interpolation="smoothstep", rows=512, channels=2):
+    def __init__(
+        self, levels=8, hidden=(64, 64), gridtype="hash", interpolation="smoothstep", rows=512, channels=2, mixed=False
+    ):
         self.resolutions = level_resolutions(levels, 1.5, 4)
         self.offsets = [0, *itertools.accumulate(min(r**3, rows) for r in self.resolutions)]
         self.table = 2 * cases.points(self.offsets[-1], channels, seed=7) - 1
         self.layers = cases.linear_layers(channels * levels, *hidden, 4)
         self.grid = {"gridtype": gridtype, "interpolation": interpolation}
         self.options = {"bound": 1.5, "activation": "exp", "blob_density": 2.0, "blob_radius": 0.5, "outputs": 4}
+        self.options["mixed"] = mixed
 
     def query(self, x, table, layers, *, max_level=None, **options):
         options = self.options | options

@@ -186,7 +186,7 @@ def test_operators_pass_opcheck():
     case, x = Case(levels=2, hidden=(16,)), points(31)
     table = case.table.requires_grad_()
     parameters = torch.cat([tensor.flatten() for layer in case.layers for tensor in layer]).requires_grad_()
-    layout = (case.offsets, case.resolutions, True, False, True, 2, [4, 16, 4], 1.5, 2.0, 4.0, 1)
+    layout = (case.offsets, case.resolutions, True, False, True, 2, [4, 16, 4], 1.5, 2.0, 4.0, 1, False)
     ops = torch.ops.fusedfield
     for outputs in (1, 4):
         torch.library.opcheck(ops.field_query.default, (x, table, parameters, *layout, outputs, True))
@@ -216,12 +216,15 @@ def test_the_hash_grid_field_is_the_composition_of_its_parts(activation):
     assert_near(results["native"], results["torch"])
 
 
-def test_the_hash_grid_field_uses_the_operator_but_for_derivatives_in_positions_and_bf16(monkeypatch):
+def test_the_hash_grid_field_uses_the_operator_but_for_derivatives_in_positions_and_bf16_without_it(monkeypatch):
     used = []
     monkeypatch.setattr(fusedfield, "field_query", lambda x, *_, **__: used.append(len(x)) or (x[:, 0], x))
     field, mixed = HashGridField(num_levels=2), HashGridField(num_levels=2, precision="bf16")
     x = points(5)
-    field.query(x), field.density(x), field.potential(x), mixed.potential(x)
-    assert used == [5] * 4
-    field.normal(x, "analytic"), mixed.query(x), field.potential(x.clone().requires_grad_())
-    assert used == [5] * 4
+    field.query(x), field.density(x), field.potential(x), mixed.potential(x), mixed.query(x)
+    served = len(used)
+    assert used == [5] * (4 + torch.ops.fusedfield.has_bf16())
+    field.normal(x, "analytic"), field.potential(x.clone().requires_grad_())
+    monkeypatch.setenv("TADPOLE_CPU_PATH", "baseline")
+    mixed.query(x)  # in the parts it is made of
+    assert len(used) == served

@@ -154,7 +154,7 @@ def test_lengths_and_rays_of_another_shape_are_named():
 def test_the_operator_along_rays_passes_opcheck_and_keeps_nothing_without_gradients():
     case, bundle = Case(levels=2, hidden=(16,)), rays(5)
     parameters = torch.cat([tensor.flatten() for layer in case.layers for tensor in layer])
-    layout = (case.offsets, case.resolutions, True, False, True, 2, [4, 16, 4], 1.5, 2.0, 4.0, 1)
+    layout = (case.offsets, case.resolutions, True, False, True, 2, [4, 16, 4], 1.5, 2.0, 4.0, 1, False)
     op = torch.ops.fusedfield.field_query_rays
     leaves = case.table.clone().requires_grad_(), parameters.clone().requires_grad_()
     torch.library.opcheck(op.default, (*bundle, 0.5, *leaves, *layout, 4, True))

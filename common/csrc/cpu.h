@@ -41,6 +41,15 @@ inline Path cpu_path() {
   return path;
 }
 
+// Whether the path taken multiplies bf16.
+inline bool has_bf16() {
+#if defined(TADPOLE_VECTORS) && (defined(__clang__) || __GNUC__ >= 10)
+  return cpu_path() == kAvx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 // Runs work(task, thread) for 0 .. tasks - 1, the last first, each on whichever thread is free.
 template <class Work>
 void share(int64_t tasks, const Work& work) {

@@ -22,10 +22,10 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Tensor& embeddings,
                                                const Tensor& parameters, Ints offsets, Ints resolutions, bool hashed,
                                                bool align_corners, bool smoothstep, int64_t active, Ints widths,
-                                               double bound, double peak, double slope, int64_t activation,
+                                               double bound, double peak, double slope, int64_t activation, bool mixed,
                                                int64_t outputs, bool save) {
   const Setup s(positions, parameters, offsets, resolutions, hashed, align_corners, smoothstep, active, widths, bound,
-                peak, slope, activation, outputs);
+                peak, slope, activation, mixed, outputs);
   const Forward forward(s, embeddings, offsets);
   const Layout layout = s.layout();
   Tensor sigma = torch::stable::new_empty(s.x, {s.count});
@@ -48,10 +48,10 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
                                                 const Tensor& saved, const Tensor& positions, const Tensor& embeddings,
                                                 const Tensor& parameters, Ints offsets, Ints resolutions, bool hashed,
                                                 bool align_corners, bool smoothstep, int64_t active, Ints widths,
-                                                double bound, double peak, double slope, int64_t activation,
+                                                double bound, double peak, double slope, int64_t activation, bool mixed,
                                                 int64_t outputs) {
   const Setup s(positions, parameters, offsets, resolutions, hashed, align_corners, smoothstep, active, widths, bound,
-                peak, slope, activation, outputs);
+                peak, slope, activation, mixed, outputs);
   const Layout layout = s.layout();
   const Tensor g = tadpole::checked(sigma_gradient, "fusedfield: gradient of sigma", {s.count});
   const Tensor a =
@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
 
   const Problem p(s.grid, 2, s.x, std::nullopt, nullptr, nullptr, table);
   const auto add_to_table = gridencoder::kernels_for<3, 2>(p, gridencoder::choose_path(s.grid, 3, 2)).embedding_gradient;
-  const Kernels kernel = kernels(s.path);
+  const Kernels kernel = kernels(s.path, s.mixed);
   const int64_t chunk = std::min(kChunk, s.count), places = std::min(kSums, tadpole::ceil_div(s.count, kPart));
   Columns columns{Columns::row_for(chunk)};
   const Floats position(3 * columns.row), gradient(2 * s.grid.active * columns.row), sums(places * s.net.gradients);
@@ -102,6 +102,10 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
 
 }  // namespace
 }  // namespace fusedfield
+
+STABLE_TORCH_LIBRARY_IMPL(fusedfield, CompositeExplicitAutograd, m) {
+  m.impl("has_bf16", TORCH_BOX(&tadpole::has_bf16));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(fusedfield, CPU, m) {
   m.impl("field_query", TORCH_BOX(&fusedfield::field_query));

@@ -16,6 +16,7 @@
 //   kept        int64 [K]        the samples up to there, ascending; sigma, albedo and saved are of these alone
 //   counts      int32 [N]        how many of them each ray has
 //
+//   mixed       the layers in bf16, summed in float32; encoding, biases, blob and activations stay float32
 //   activation  0 none, 1 exp(min(., 15)) whose gradient does not vanish beyond 15, 2 softplus
 #pragma once
 

@@ -21,6 +21,7 @@ namespace baseline {
 #undef TADPOLE_LANES
 
 #define TADPOLE_VECTOR_CODE "fusedfield/csrc/simd.h"
+#define TADPOLE_WANT_BF16
 #include "common/csrc/vectors.h"
 
 struct Kernels {
@@ -29,7 +30,11 @@ struct Kernels {
   decltype(&baseline::backward) backward;
 };
 
-inline Kernels kernels(Path path) {
+// `mixed`: in bf16, where tadpole::has_bf16().
+inline Kernels kernels(Path path, bool mixed) {
+#ifdef TADPOLE_BF16_VECTORS
+  if (mixed) return {avx512bf16::load_columns, avx512bf16::forward, avx512bf16::backward};
+#endif
 #ifdef TADPOLE_VECTORS
   if (path == tadpole::kAvx512) return {avx512::load_columns, avx512::forward, avx512::backward};
   if (path == tadpole::kAvx2) return {avx2::load_columns, avx2::forward, avx2::backward};
@@ -55,16 +60,18 @@ namespace {
 struct Setup {
   Setup(const Tensor& positions, const Tensor& parameters, const Ints& offsets, const Ints& resolutions, bool hashed,
         bool align_corners, bool smoothstep, int64_t active, const Ints& widths, double bound, double peak, double slope,
-        int64_t activation, int64_t outputs)
+        int64_t activation, bool mixed, int64_t outputs)
       : grid(gridencoder::make_grid(3, offsets, resolutions, hashed, align_corners, smoothstep, active)),
         x(tadpole::checked(positions, "fusedfield: positions", {-1, 3})),
         count(x.size(0)),
         widths(checked_widths(widths, grid.levels)),
         weights(tadpole::checked(parameters, "fusedfield: parameters", {parameter_count(widths)})),
-        net(tadpole::data<float>(std::as_const(weights)), widths, 2 * active),
+        net(tadpole::data<float>(std::as_const(weights)), widths, 2 * active, mixed),
         field{static_cast<float>(bound), static_cast<float>(peak), static_cast<float>(slope),
               static_cast<Activation>(activation), static_cast<int>(outputs)},
+        mixed(mixed),
         path(tadpole::cpu_path()) {
+    STD_TORCH_CHECK(!mixed || tadpole::has_bf16(), "fusedfield: this processor does not multiply bf16");
     STD_TORCH_CHECK(activation >= kNone && activation <= kSoftplus, "fusedfield: no activation ", activation);
     STD_TORCH_CHECK(outputs == 1 || outputs == kOutputs, "fusedfield: outputs must be 1 or 4, got ", outputs);
     STD_TORCH_CHECK(active >= 1, "fusedfield: active levels must be at least 1, got ", active);
@@ -96,6 +103,7 @@ struct Setup {
   Tensor weights;
   Network net;
   Field field;
+  bool mixed;
   Path path;
 };
 
@@ -117,7 +125,7 @@ class Forward {
         unused_(torch::stable::new_empty(s.x, {0})),
         problem_(s.grid, 2, s.x, std::nullopt, &table_, nullptr, unused_),
         encode_(gridencoder::kernels_for<3, 2>(problem_, gridencoder::choose_path(s.grid, 3, 2)).encode),
-        kernel_(kernels(s.path)) {}
+        kernel_(kernels(s.path, s.mixed)) {}
 
   // x [count, 3] -> encoding [active, padded(count), 2], sigma [count], albedo [count, outputs - 1]
   void operator()(Room& room, const float* x, int64_t count, float* encoding, float* sigma, float* albedo) const {

@@ -1,7 +1,9 @@
-// The layers of the MLP as the kernels read them, and the buffers a thread works in.
+// The layers of the MLP as the kernels read them, in words of one float or two bf16 (vector.h), and the buffers a thread
+// works in.
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -27,44 +29,65 @@ struct Layer {
   int64_t inputs, outputs;  // that count: of the first layer, those of the active levels
   int64_t columns;          // inputs of the parameters
   int64_t in, out;          // padded; the outputs of the last layer are not
-  float* weight;            // [out, in]
-  float* transposed;        // [in, out]
-  float* bias;              // [out]
+  float* weight;            // [out, in], neighbours in a column share a word
+  float* transposed;        // [in, out], as these
+  float* rows;              // [out, in], neighbours in a row share a word; of the last layer
+  float* bias;              // [out] floats
   int64_t gradient;         // where weight [out, in] and bias [out] start in a sum of gradients
   int64_t parameters;       // where weight and bias start in the parameters
 };
 
+// Rounded to the nearest, ties to even. Not for NaN.
+inline uint16_t bf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 class Network {
  public:
-  // `used`: inputs of the first layer that are not always 0.
-  Network(const float* parameters, const Ints& widths, int64_t used) : count(widths.size() - 1) {
+  // `used`: inputs of the first layer that are not always 0. `mixed`: two bf16 in a word.
+  Network(const float* parameters, const Ints& widths, int64_t used, bool mixed) : count(widths.size() - 1) {
+    const int64_t of = mixed ? 2 : 1;
     for (int l = 0; l < count; ++l) {
       Layer& n = layer[l];
       n.columns = widths[l];
       n.inputs = l == 0 ? used : n.columns;
       n.outputs = widths[l + 1];
-      n.in = padded(n.inputs);
-      n.out = l + 1 == count ? n.outputs : padded(n.outputs);
+      n.in = l == 0 ? padded(n.inputs) : layer[l - 1].out;
+      n.out = l + 1 == count ? n.outputs : of * padded(tadpole::ceil_div(n.outputs, of));
       n.parameters = this->parameters;
       n.gradient = gradients;
       this->parameters += n.outputs * (n.columns + 1);
       gradients += n.out * (n.in + 1);
       widest = std::max({widest, n.in, n.out});
     }
-    const int64_t floats = 2 * gradients + kPad;
+    const int64_t floats = 3 * gradients + count * kPad;
     store_.reset(new Floats(floats));
     std::fill_n(store_->get(), floats, 0.f);
     float* free = store_->get();
+    const auto put = [&](float* matrix, int64_t place, float value) {
+      if (mixed) {
+        const uint16_t half = bf16(value);
+        std::memcpy(reinterpret_cast<char*>(matrix) + place * sizeof(half), &half, sizeof(half));
+      } else {
+        matrix[place] = value;
+      }
+    };
     for (int l = 0; l < count; ++l) {
       Layer& n = layer[l];
       n.weight = free;
       n.transposed = n.weight + n.out * n.in;
-      n.bias = n.transposed + n.out * n.in;
+      n.rows = n.transposed + n.out * n.in;
+      n.bias = n.rows + n.out * n.in;
       free = n.bias + padded(n.out);
       const float* from = parameters + n.parameters;
       for (int64_t o = 0; o < n.outputs; ++o) {
         for (int64_t i = 0; i < n.inputs; ++i) {
-          n.weight[o * n.in + i] = n.transposed[i * n.out + o] = from[o * n.columns + i];
+          const float value = from[o * n.columns + i];
+          put(n.weight, (o / of * n.in + i) * of + o % of, value);
+          put(n.transposed, (i / of * n.out + o) * of + i % of, value);
+          put(n.rows, o * n.in + i, value);
         }
         n.bias[o] = from[n.outputs * n.columns + o];
       }
@@ -94,7 +117,8 @@ class Network {
   std::unique_ptr<Floats> store_;
 };
 
-// Activations of a tile, sample after sample: input[l] is what layer l reads, [kTile, in].
+// Activations of a tile, sample after sample: input[l] is what layer l reads, [kTile, in]. In bf16 that is half of the room,
+// and the other half is `across` of it (vector.h).
 struct Tile {
   explicit Tile(const Network& net) : store_(size(net)) {
     float* free = store_.get();

@@ -2,21 +2,22 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(fusedfield, m) {
+  m.def("has_bf16() -> bool");  // whether `mixed` is served
   // -> sigma, albedo, saved (empty unless `save`)
   m.def(
       "field_query(Tensor positions, Tensor embeddings, Tensor parameters, int[] offsets, int[] resolutions, "
       "bool hashed, bool align_corners, bool smoothstep, int active, int[] widths, float bound, float peak, "
-      "float slope, int activation, int outputs, bool save) -> (Tensor, Tensor, Tensor)");
+      "float slope, int activation, bool mixed, int outputs, bool save) -> (Tensor, Tensor, Tensor)");
   // -> sigma, albedo, kept, counts, saved
   m.def(
       "field_query_rays(Tensor positions, Tensor lengths, Tensor packed_info, float limit, Tensor embeddings, "
       "Tensor parameters, int[] offsets, int[] resolutions, bool hashed, bool align_corners, bool smoothstep, "
-      "int active, int[] widths, float bound, float peak, float slope, int activation, int outputs, bool save) "
+      "int active, int[] widths, float bound, float peak, float slope, int activation, bool mixed, int outputs, bool save) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // d<gradients, outputs> by embeddings [P, 2] and parameters
   m.def(
       "field_query_backward(Tensor sigma_gradient, Tensor albedo_gradient, Tensor saved, Tensor positions, "
       "Tensor embeddings, Tensor parameters, int[] offsets, int[] resolutions, bool hashed, bool align_corners, bool smoothstep, "
-      "int active, int[] widths, float bound, float peak, float slope, int activation, int outputs) "
+      "int active, int[] widths, float bound, float peak, float slope, int activation, bool mixed, int outputs) "
       "-> (Tensor, Tensor)");
 }

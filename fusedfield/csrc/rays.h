@@ -131,11 +131,11 @@ void keep(const Layout& layout, float* saved, int64_t to, const float* encoding,
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> field_query_rays(
     const Tensor& positions, const Tensor& lengths, const Tensor& packed_info, double limit, const Tensor& embeddings,
     const Tensor& parameters, Ints offsets, Ints resolutions, bool hashed, bool align_corners, bool smoothstep,
-    int64_t active, Ints widths, double bound, double peak, double slope, int64_t activation, int64_t outputs,
+    int64_t active, Ints widths, double bound, double peak, double slope, int64_t activation, bool mixed, int64_t outputs,
     bool save) {
   using torch::stable::new_empty;
   const Setup s(positions, parameters, offsets, resolutions, hashed, align_corners, smoothstep, active, widths, bound,
-                peak, slope, activation, outputs);
+                peak, slope, activation, mixed, outputs);
   const Forward forward(s, embeddings, offsets);
   const Bundle rays(s, lengths, packed_info, limit, save);
   const int64_t tasks = tadpole::ceil_div(rays.count, kRays), colours = outputs - 1;

@@ -1,4 +1,5 @@
-// A tile of samples through the network, forward and backward, with TADPOLE_LANES floats in a vector.
+// A tile of samples through the network, forward and backward, with TADPOLE_LANES floats in a vector; with TADPOLE_BF16,
+// weights, activations and their gradients are rounded to bf16, whose products are summed in float32.
 //
 // No include guard: cpu.cpp includes it once per instruction set, inside a namespace of its own.
 //
@@ -6,12 +7,13 @@
 // of a layer are one loop (`product`) over operands as they lie in memory: outputs = inputs W^T, gradient of the inputs
 // = gradient W, gradient of W = gradient^T inputs; nothing is transposed but W. A block of about 24 accumulators stays
 // in registers, a vector of the right operand serves all its rows, and a float of the left one all its columns. Every
-// sample is summed in one order wherever it lies, so that results do not depend on how samples are grouped.
+// sample is summed in one order wherever it lies, so that results do not depend on how samples are grouped. In bf16 a word
+// of 32 bits holds two numbers that are neighbours along the sum, so that the loop is the same: it runs over words.
 
 #include "fusedfield/csrc/vector.h"
 
 // finish(r, c, start(r, c) + sum over k of left[r * row + k * step] * right[k * width + c]) for R rows and V vectors of
-// columns.
+// columns; `left` and `right` are words, and so many are `depth`, `row` and `step`.
 template <int R, int V, class Start, class Finish>
 HOST_DEVICE void block(int64_t r0, int64_t c0, int64_t depth, const float* left, int64_t row, int64_t step,
                        const float* right, int64_t width, const Start& start, const Finish& finish) {
@@ -30,7 +32,7 @@ HOST_DEVICE void block(int64_t r0, int64_t c0, int64_t depth, const float* left,
 #pragma GCC unroll 32
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[r][v] += left[r * row] * factor[v];
+      for (int v = 0; v < V; ++v) sum[r][v] = multiply_add(sum[r][v], left[r * row], factor[v]);
     }
   }
 #pragma GCC unroll 32
@@ -66,20 +68,21 @@ HOST_DEVICE void run_layers(const Network& net, Tile& tile, int outputs) {
     const Layer n = net.layer[l];  // a copy: the stores below could change what a reference leads to
     float* to = tile.input[l + 1];
     product<kSampleSums>(
-        kTile, n.inputs, tile.input[l], n.in, 1, n.transposed, n.out, [=](int64_t, int64_t c) { return load(n.bias + c); },
-        [=](int64_t r, int64_t c, F sum) { store(to + r * n.out + c, at_least(sum, 0.f)); });
+        kTile, tadpole::ceil_div<int64_t>(n.inputs, kOf), tile.input[l], n.in / kOf, 1, n.transposed, n.out,
+        [=](int64_t, int64_t c) { return load(n.bias + c); },
+        [=](int64_t r, int64_t c, F sum) { put(to, n.out, r, c, at_least(sum, 0.f)); });
   }
   // So few outputs would fill a quarter of a vector: here vectors run along the inputs, and their lanes are summed.
   const Layer& last = net.layer[net.count - 1];
-  const int64_t width = last.in;
+  const int64_t width = last.in / kOf;
   for (int64_t s = 0; s < kTile; s += W) {
     for (int o = 0; o < outputs; ++o) {
-      const float *from = tile.input[net.count - 1] + s * width, *weight = last.weight + o * width;
+      const float *from = tile.input[net.count - 1] + s * width, *weight = last.rows + o * width;
       F sum[W] = {};
       for (int64_t c = 0; c < width; c += W, from += W) {
         const F factor = load(weight + c);
 #pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) sum[i] += load(from + i * width) * factor;
+        for (int i = 0; i < W; ++i) sum[i] = multiply_add(sum[i], load(from + i * width), factor);
       }
       store(tile.raw + o * kTile + s, lane_sums(sum) + last.bias[o]);
     }
@@ -113,17 +116,16 @@ HOST_DEVICE void activate(const Field& field, Tile& tile) {
 // Samples first .. first + count of a run, whose encoding lies in [active, row, 2] from `encoding` on.
 HOST_DEVICE void load_tile(const Field& field, const Network& net, Tile& tile, const float* positions,
                            const float* encoding, int64_t row, int64_t first, int64_t count) {
-  const int64_t width = net.layer[0].in, features = net.layer[0].inputs;
+  const int64_t width = net.layer[0].in / kOf, features = net.layer[0].inputs;
   float* to = tile.input[0];
   if (features < width || count < kTile) std::memset(to, 0, kTile * width * sizeof(float));
   for (int64_t f = 0; f < features; f += 2) {
-    const float* from = encoding + f * row + 2 * first;
-    for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * width + f, from + 2 * i, 2 * sizeof(float));
+    place(encoding + f * row + 2 * first, count, to + f / kOf, width);
   }
   const float* x = positions + 3 * first;
   for (int64_t i = 0; i < count; ++i, x += 3) {
     tile.distance[i] = (x[0] * x[0] + x[1] * x[1] + x[2] * x[2]) + 1e-8f;  // no infinite slope at the origin
-    if (!in_box(field, x)) std::memset(to + i * width, 0, features * sizeof(float));
+    if (!in_box(field, x)) std::memset(to + i * width, 0, features / kOf * sizeof(float));
   }
   for (int64_t i = count; i < kTile; ++i) tile.distance[i] = 0.f;
 }
@@ -163,31 +165,36 @@ inline void forward(const Field& field, const Network& net, Tile& tile, const fl
 
 // Adds the gradients of layer l's parameters for the gradient of its outputs; leaves that of its inputs.
 template <bool Last>
-HOST_DEVICE void layer_backward(const Network& net, int l, const float* inputs, const float* outputs_gradient,
+HOST_DEVICE void layer_backward(const Network& net, int l, float* inputs, float* outputs_gradient,
                                 float* inputs_gradient, float* sums) {
   const Layer n = net.layer[l];
   float *weight = sums + n.gradient, *bias = weight + n.out * n.in;
+  pair_up(inputs, n.in);
+  pair_up(outputs_gradient, n.out);
+  const float* gradient = across(outputs_gradient, n.out);
   product<kWeightSums, Last ? kOutputs : kWeightSums>(
-      n.out, kTile, outputs_gradient, 1, n.out, inputs, n.in,
+      n.out, kTile / kOf, gradient, 1, n.out, across(inputs, n.in), n.in,
       [=](int64_t r, int64_t c) { return load(weight + r * n.in + c); },
       [=](int64_t r, int64_t c, F sum) { store(weight + r * n.in + c, sum); });
   if (Last) {
     F sum = {};  // of several samples side by side
-    for (int64_t i = 0; i < kTile * kOutputs; i += W) sum += load(outputs_gradient + i);
+    for (int64_t i = 0; i < kTile / kOf * kOutputs; i += W) sum = multiply_add(sum, kOne, load(gradient + i));
     for (int i = 0; i < W; ++i) bias[i % kOutputs] += sum[i];
   } else {
     for (int64_t o = 0; o < n.out; o += W) {
       F sum = load(bias + o);
-      for (int64_t s = 0; s < kTile; ++s) sum += load(outputs_gradient + s * n.out + o);
+      for (int64_t s = 0; s < kTile / kOf; ++s) sum = multiply_add(sum, kOne, load(gradient + s * n.out + o));
       store(bias + o, sum);
     }
   }
   product<kSampleSums>(
-      kTile, n.out, outputs_gradient, n.out, 1, n.weight, n.in, [](int64_t, int64_t) { return F{}; },
+      kTile, n.out / kOf, outputs_gradient, n.out / kOf, 1, n.weight, n.in, [](int64_t, int64_t) { return F{}; },
       [=](int64_t r, int64_t c, F sum) {
-        // The derivative of ReLU, 0 at 0; the encoding has none.
-        const F open = l == 0 ? sum : load(inputs + r * n.in + c) > 0.f ? sum : F{};
-        store(inputs_gradient + r * n.in + c, open);
+        if (l == 0) {  // the encoding, which has no ReLU and whose gradient is not rounded
+          store(inputs_gradient + r * n.in + c, sum);
+        } else {  // the derivative of ReLU, 0 at 0
+          put(inputs_gradient, n.in, r, c, open(inputs, n.in, r, c, sum));
+        }
       });
 }
 
@@ -202,15 +209,16 @@ inline void backward(const Field& field, const Network& net, Tile& tile, const f
     load_tile(field, net, tile, positions, encoding, row, first, part);
     run_layers(net, tile, field.outputs);
     activate<true>(field, tile);
-    float *mine = tile.gradient[0], *below = tile.gradient[1];
-    std::memset(mine, 0, kTile * kOutputs * sizeof(float));
+    float *mine = tile.gradient[0], *below = tile.gradient[1], *channels = tile.value;  // which nobody reads now
+    std::memset(channels, 0, kTile * kOutputs * sizeof(float));
     const int colours = field.outputs - 1;
     for (int64_t i = 0; i < part; ++i) {
-      mine[kOutputs * i] = sigma[first + i] * tile.slope[i];
+      channels[kOutputs * i] = sigma[first + i] * tile.slope[i];
       for (int o = 0; o < colours; ++o) {
-        mine[kOutputs * i + o + 1] = albedo[colours * (first + i) + o] * tile.slope[(o + 1) * kTile + i];
+        channels[kOutputs * i + o + 1] = albedo[colours * (first + i) + o] * tile.slope[(o + 1) * kTile + i];
       }
     }
+    for (int64_t i = 0; i < kTile * kOutputs; i += W) put(mine, 0, 0, i, load(channels + i));
     layer_backward<true>(net, net.count - 1, tile.input[net.count - 1], mine, below, sums);
     for (int l = net.count - 2; l >= 0; --l) {
       std::swap(mine, below);

@@ -1,4 +1,5 @@
-// Vectors of TADPOLE_LANES floats: 16 with AVX-512, 8 with AVX2, 4 elsewhere. Part of simd.h.
+// Vectors of TADPOLE_LANES floats: 16 with AVX-512, 8 with AVX2, 4 elsewhere; and what lies in memory between the layers:
+// words of 32 bits, a float each, or two bf16 with TADPOLE_BF16. Part of simd.h.
 
 typedef float F __attribute__((vector_size(4 * TADPOLE_LANES)));
 typedef int32_t I __attribute__((vector_size(4 * TADPOLE_LANES)));
@@ -55,6 +56,68 @@ HOST_DEVICE F root(F x) {
 }
 HOST_DEVICE F at_least(F x, float low) { return low > x ? F{} + low : x; }
 HOST_DEVICE F at_most(F x, float high) { return high < x ? F{} + high : x; }
+#endif
+
+// Matrices lie in memory row after row, [rows, width / kOf] words; `across(m, width)` is the same matrix with kOf rows in
+// a word, [rows / kOf, width].
+// multiply_add: sum + what the words of a and b, numbers one by one, have as products.
+// put: 16 or fewer numbers of row r, from column c on.
+// open: sum where the numbers of row r, from column c on, are above 0, and 0 elsewhere.
+// place: `count` pairs of floats, the first two numbers of that many rows.
+// pair_up: fills `across` from the rows of a tile.
+#ifdef TADPOLE_BF16
+typedef uint16_t __attribute__((may_alias)) Half;
+typedef uint32_t __attribute__((may_alias)) Word;
+constexpr int kOf = 2;
+inline const float kOne = [] {
+  const uint32_t ones = 0x3f803f80;
+  float word;
+  std::memcpy(&word, &ones, sizeof(word));
+  return word;
+}();
+
+HOST_DEVICE F multiply_add(F sum, F a, F b) { return (F)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
+HOST_DEVICE F multiply_add(F sum, float a, F b) { return multiply_add(sum, (F)_mm512_set1_ps(a), b); }
+HOST_DEVICE __m256i* numbers(float* m, int64_t width, int64_t r, int64_t c) {
+  return reinterpret_cast<__m256i*>(reinterpret_cast<Half*>(m) + r * width + c);
+}
+HOST_DEVICE void put(float* m, int64_t width, int64_t r, int64_t c, F v) {
+  _mm256_storeu_si256(numbers(m, width, r, c), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+HOST_DEVICE F open(const float* m, int64_t width, int64_t r, int64_t c, F sum) {
+  const __m256i x = _mm256_loadu_si256(numbers(const_cast<float*>(m), width, r, c));
+  return (F)_mm512_maskz_mov_ps(_mm256_cmpgt_epi16_mask(x, _mm256_setzero_si256()), (__m512)sum);
+}
+HOST_DEVICE void place(const float* from, int64_t count, float* to, int64_t words) {
+  alignas(64) float pairs[W];
+  for (int64_t first = 0; first < count; first += W, from += 2 * W) {
+    store(pairs, (F)_mm512_cvtne2ps_pbh((__m512)load(from + W), (__m512)load(from)));
+    for (int64_t i = first; i < std::min(first + W, count); ++i) std::memcpy(to + i * words, pairs + i - first, 4);
+  }
+}
+HOST_DEVICE float* across(float* m, int64_t width) { return m + kTile * width / kOf; }
+HOST_DEVICE void pair_up(float* m, int64_t width) {
+  const Half* from = reinterpret_cast<const Half*>(m);
+  Word* to = reinterpret_cast<Word*>(across(m, width));
+  for (int64_t k = 0; k < kTile / kOf; ++k, from += kOf * width, to += width) {
+    for (int64_t c = 0; c < width; ++c) to[c] = from[c] | static_cast<uint32_t>(from[width + c]) << 16;
+  }
+}
+#else
+constexpr int kOf = 1;
+constexpr float kOne = 1.f;
+
+HOST_DEVICE F multiply_add(F sum, F a, F b) { return sum + a * b; }
+HOST_DEVICE F multiply_add(F sum, float a, F b) { return sum + a * b; }
+HOST_DEVICE void put(float* m, int64_t width, int64_t r, int64_t c, F v) { store(m + r * width + c, v); }
+HOST_DEVICE F open(const float* m, int64_t width, int64_t r, int64_t c, F sum) {
+  return load(m + r * width + c) > 0.f ? sum : F{};
+}
+HOST_DEVICE void place(const float* from, int64_t count, float* to, int64_t words) {
+  for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * words, from + 2 * i, 2 * sizeof(float));
+}
+HOST_DEVICE float* across(float* m, int64_t) { return m; }
+HOST_DEVICE void pair_up(float*, int64_t) {}
 #endif
 
 // e^x, relative error below 2e-7; x beyond +-87 counts as +-87. x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its Taylor

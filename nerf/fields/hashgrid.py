@@ -64,20 +64,19 @@ class HashGridField(NetworkField):
     def evaluate(self, x: Tensor, outputs: int, activation: str, mixed: bool) -> tuple[Tensor, Tensor]:
         """In one operator where there is one for it (`fusedfield.serves`), else the encoder, then the network."""
         operands, options = self._operands()
-        if mixed or not fusedfield.serves(x, *operands[:2]):
+        if not fusedfield.serves(x, *operands[:2], mixed):
             return super().evaluate(x, outputs, activation, mixed)
-        return fusedfield.field_query(x, *operands, **options, activation=activation, outputs=outputs)
+        return fusedfield.field_query(x, *operands, **options, activation=activation, mixed=mixed, outputs=outputs)
 
     def query_rays(
         self, positions: Tensor, lengths: Tensor, packed_info: Tensor, limit: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As of every field, but where there is an operator for it every sample is evaluated once."""
         operands, options = self._operands()
-        if self.mixed or not fusedfield.serves(positions, *operands[:2]):
+        if not fusedfield.serves(positions, *operands[:2], self.mixed):
             return super().query_rays(positions, lengths, packed_info, limit)
-        return fusedfield.field_query_rays(
-            positions, lengths, packed_info, limit, *operands, **options, activation=self.density_activation
-        )
+        options |= {"activation": self.density_activation, "mixed": self.mixed}
+        return fusedfield.field_query_rays(positions, lengths, packed_info, limit, *operands, **options)
 
     def _operands(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the operators of fusedfield take behind the samples."""
