@@ -103,15 +103,14 @@ def field_cases() -> Iterator[Case]:
         table.data = 2 * cases.points(*table.shape) - 1
         for order, make in (("random", cases.points), ("along rays", cases.points_on_rays)):
             x = make(2**18) * 2 - 1
-            query = lambda x=x, field=field: field.query(x)  # noqa: E731
+            query, parameters = lambda x=x, field=field: field.query(x), tuple(field.parameters())  # noqa: E731
             parts = lambda x=x, field=field: NetworkField.evaluate(field, x, 4, "exp", False)  # noqa: E731
-            yield Case("field_query", f"2^18 points, {order}, {name}", query, tuple(field.parameters()))
-            yield Case("field_query, parts", f"2^18 points, {order}, {name}", query, tuple(field.parameters()), parts)
+            size = f"2^18 points, {order}, {name}"
+            yield Case("field_query", size, query, parameters)
+            yield Case("field_query, parts", size, query, parameters, parts)
             if extension.load("fusedfield") and torch.ops.fusedfield.has_bf16():
                 mixed = lambda x=x, field=field: field.evaluate(x, 4, "exp", True)  # noqa: E731
-                yield Case(
-                    "field_query, bf16", f"2^18 points, {order}, {name}", mixed, tuple(field.parameters()), query
-                )
+                yield Case("field_query, bf16", size, mixed, parameters, query)
         place = cases.points_on_rays(2**18) * 2 - 1, *cases.intervals_on_rays(2**18), 9.3
         rays = lambda place=place, field=field: field.query_rays(*place)[:2]  # noqa: E731
         rounds = lambda place=place, field=field: Field.query_rays(field, *place)[:2]  # noqa: E731
