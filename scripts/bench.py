@@ -103,9 +103,9 @@ def field_cases() -> Iterator[Case]:
         table.data = 2 * cases.points(*table.shape) - 1
         for order, make in (("random", cases.points), ("along rays", cases.points_on_rays)):
             x = make(2**18) * 2 - 1
-            query, parameters = lambda x=x, field=field: field.query(x), tuple(field.parameters())  # noqa: E731
+            query = lambda x=x, field=field: field.query(x)  # noqa: E731
             parts = lambda x=x, field=field: NetworkField.evaluate(field, x, 4, "exp", False)  # noqa: E731
-            size = f"2^18 points, {order}, {name}"
+            size, parameters = f"2^18 points, {order}, {name}", tuple(field.parameters())
             yield Case("field_query", size, query, parameters)
             yield Case("field_query, parts", size, query, parameters, parts)
             if extension.load("fusedfield") and torch.ops.fusedfield.has_bf16():
