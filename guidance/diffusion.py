@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from guidance import distill
 from guidance.prompts import VIEW_WORDS, PromptEmbeddings, ViewOptions, view_prompts
+from guidance.rules import RULES, Distilled, Prediction
+from guidance.timesteps import dreamtime
 from guidance.types import Conditioning, GuidanceBatch, GuidanceOutput
 
 
@@ -34,6 +37,8 @@ class DiffusionGuidance(ABC):
         image_size: (H, W) of the pictures that `encode` takes.
         views: How the prompt depends on the view.
         grad_clip: The distillation gradient is clamped to [-grad_clip, grad_clip]; 0 or less: never.
+        rule: How predictions become a gradient: one of guidance.rules.RULES.
+        rescale: Of the guided prediction, in [0, 1]; see `distill.rescaled`.
     """
 
     def __init__(
@@ -43,12 +48,16 @@ class DiffusionGuidance(ABC):
         image_size: tuple[int, int],
         views: ViewOptions | None = None,
         grad_clip: float = -1.0,
+        rule: str = "sds",
+        rescale: float = 0.0,
     ):
         self.alphas_cumprod = alphas_cumprod
         self.latent_shape = latent_shape
         self.image_size = image_size
         self.views = views or ViewOptions()
         self.grad_clip = grad_clip
+        self.rule = RULES[rule]
+        self.rescale = rescale
         self.prompts: PromptEmbeddings | None = None
 
     @abstractmethod
@@ -80,8 +89,8 @@ class DiffusionGuidance(ABC):
         if not text.strip():
             raise ValueError("the prompt is empty: say what to make, as in --text 'a frog'")
         views = view_prompts(text.strip()) if self.views.words else [text.strip()] * len(VIEW_WORDS)
-        embeddings = self.encode_text([*views, negative.strip()])
-        self.prompts = PromptEmbeddings(views=embeddings[:-1], negative=embeddings[-1])
+        embeddings = self.encode_text([*views, negative.strip(), ""])
+        self.prompts = PromptEmbeddings(views=embeddings[:-2], negative=embeddings[-2], empty=embeddings[-1])
 
     def condition(self, batch: GuidanceBatch) -> Conditioning:
         """What the model is told about the views of a batch."""
@@ -103,17 +112,16 @@ class DiffusionGuidance(ABC):
             noise = torch.randn(
                 latents.shape, generator=batch.generator, device=batch.generator.device, dtype=torch.float32
             ).to(latents.device)
-            alphas = self.alphas_cumprod[timesteps]
-            noisy = distill.add_noise(latents, noise, alphas)
-            noise_pred = self._guided_noise(noisy, timesteps, self.condition(batch), batch.guidance_scale)
-            gradient = distill.sds_gradient(noise_pred, noise, alphas)
+            told = Told(self, self.condition(batch), batch.guidance_scale)
+            found = self.rule(told, latents.detach(), timesteps, noise)
+            gradient = found.gradient
             if self.grad_clip > 0:
                 gradient = gradient.clamp(-self.grad_clip, self.grad_clip)
-            pictures = self._pictures(batch, latents, noisy, noise_pred, alphas) if batch.want_pictures else None
+            pictures = self._pictures(batch, latents, found, timesteps) if batch.want_pictures else None
             metrics = {
                 "timestep": timesteps.float().mean() / len(self.alphas_cumprod),
                 "gradient_rms": gradient.square().mean().sqrt(),
-                "not_finite": 1 - noise_pred.isfinite().float().mean(),
+                "not_finite": 1 - found.noise_pred.isfinite().float().mean(),
             }
         return GuidanceOutput(distill.distillation_loss(latents, gradient), metrics, pictures)
 
@@ -129,34 +137,56 @@ class DiffusionGuidance(ABC):
         return resize(batch.latents.float(), self.latent_shape[1:])
 
     def _draw_timesteps(self, batch: GuidanceBatch, count: int) -> Tensor:
-        """One timestep per view, uniform in `t_range`, both ends included. [count] int64"""
+        """One timestep per view, uniform in `t_range`, both ends included, or DreamTime's for all. [count] int64"""
+        if batch.dreamtime is not None:
+            t = dreamtime(self.alphas_cumprod, batch.t_range, batch.dreamtime)
+            return torch.full((count,), t, device=self.alphas_cumprod.device)
         last = len(self.alphas_cumprod) - 1
         lo, hi = (min(round(share * (last + 1)), last) for share in batch.t_range)
         drawn = torch.randint(lo, hi + 1, (count,), generator=batch.generator, device=batch.generator.device)
         return drawn.to(self.alphas_cumprod.device)
 
-    def _guided_noise(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, scale: float) -> Tensor:
-        """Predicts with and without the prompt in one pass, and combines. [B, C, h, w]"""
-        batch = len(noisy)
-        embeddings = [conditioning.uncond, conditioning.positive]
-        if conditioning.negatives is not None:
-            embeddings += conditioning.negatives.unbind(1)
+    def _pictures(self, batch: GuidanceBatch, latents: Tensor, found: Distilled, timesteps: Tensor) -> Tensor:
+        """What the model was shown, that with noise, and what the model makes of it in one step. [3 B, 3, H, W]"""
+        shown = self.decode(latents) if batch.images is None else resize(batch.images.float(), self.image_size)
+        estimate = distill.predicted_original(found.noise_pred, found.noisy, self.alphas_cumprod[timesteps])
+        return torch.cat([shown, self.decode(found.noisy), self.decode(estimate)]).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A guidance and what it is told about the views of a batch: what the rules of guidance/rules.py ask."""
+
+    guidance: DiffusionGuidance
+    conditioning: Conditioning
+    scale: float
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        return self.guidance.alphas_cumprod
+
+    @property
+    def has_negative(self) -> bool:
+        return not torch.equal(self.guidance.prompts.negative, self.guidance.prompts.empty)
+
+    def guided(self, noisy: Tensor, timesteps: Tensor) -> Prediction:
+        """With and without the prompt in one pass, and combined."""
+        given, batch = self.conditioning, len(noisy)
+        embeddings = [given.uncond, given.positive, *([] if given.negatives is None else given.negatives.unbind(1))]
         copies = len(embeddings)
-        predictions = self.predict_noise(
+        predictions = self.guidance.predict_noise(
             noisy.repeat(copies, 1, 1, 1), timesteps.repeat(copies), torch.cat(embeddings)
         ).view(copies, batch, *noisy.shape[1:])
         uncond, positive, negatives = predictions[0], predictions[1], predictions[2:].transpose(0, 1)
-        if conditioning.negatives is None:
-            return distill.classifier_free_guidance(uncond, positive, scale)
-        return distill.perp_neg(uncond, positive, negatives, conditioning.weights, scale)
+        if given.negatives is None:
+            guided = distill.classifier_free_guidance(uncond, positive, self.scale)
+        else:
+            guided = distill.perp_neg(uncond, positive, negatives, given.weights, self.scale)
+        return Prediction(distill.rescaled(guided, positive, self.guidance.rescale), positive, uncond)
 
-    def _pictures(
-        self, batch: GuidanceBatch, latents: Tensor, noisy: Tensor, noise_pred: Tensor, alphas: Tensor
-    ) -> Tensor:
-        """What the model was shown, that with noise, and what the model makes of it in one step. [3 B, 3, H, W]"""
-        shown = self.decode(latents) if batch.images is None else resize(batch.images.float(), self.image_size)
-        estimate = distill.predicted_original(noise_pred, noisy, alphas)
-        return torch.cat([shown, self.decode(noisy), self.decode(estimate)]).clamp(0, 1)
+    def empty(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        embeddings = self.guidance.prompts.empty.expand(len(noisy), -1, -1)
+        return self.guidance.predict_noise(noisy, timesteps, embeddings)
 
 
 def picture_grid(pictures: Tensor, columns: int) -> Tensor:

@@ -44,9 +44,33 @@ def predicted_original(noise_pred: Tensor, noisy: Tensor, alphas_cumprod_t: Tens
     return (noisy - (1 - a).sqrt() * noise_pred) / a.clamp(min=TINY).sqrt()
 
 
+def ddim_step(noisy: Tensor, noise_pred: Tensor, alphas_from: Tensor, alphas_to: Tensor) -> Tensor:
+    """`noisy` at another noise level, more or less, if `noise_pred` is its noise (DDIM, arXiv:2010.02502, eq. 12)."""
+    return add_noise(predicted_original(noise_pred, noisy, alphas_from), noise_pred, alphas_to)
+
+
+def noise_between(original: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """The noise that makes `noisy` of `original`. [B, ...]"""
+    a = _per_element(alphas_cumprod_t, noisy)
+    return (noisy - a.sqrt() * original) / (1 - a).clamp(min=TINY).sqrt()
+
+
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
     """uncond + scale (cond - uncond) (arXiv:2207.12598, with scale = 1 + w): 1 is no guidance. [B, ...]"""
     return uncond + scale * (cond - uncond)
+
+
+def rescaled(guided: Tensor, positive: Tensor, share: float) -> Tensor:
+    """`guided` drawn to the spread of `positive`: strong guidance overexposes (arXiv:2305.08891, eq. 15 and 16).
+
+    Args:
+        share: 0: `guided` as it is; 1: with the standard deviation of `positive`, per batch element.
+    """
+    if share == 0:
+        return guided
+    dims = tuple(range(1, guided.dim()))
+    spread = positive.std(dims, keepdim=True) / guided.std(dims, keepdim=True).clamp(min=TINY)
+    return guided * (share * spread + 1 - share)
 
 
 def perpendicular(v: Tensor, onto: Tensor) -> Tensor:
@@ -82,8 +106,23 @@ def sds_gradient(noise_pred: Tensor, noise: Tensor, alphas_cumprod_t: Tensor) ->
 
     Elements that are not finite become 0, so that an overflow in half precision loses a pixel and not the run.
     """
-    gradient = (1 - _per_element(alphas_cumprod_t, noise)) * (noise_pred - noise)
-    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    return _weighted(noise_pred - noise, alphas_cumprod_t)
+
+
+def csd_gradient(guided: Tensor, uncond: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """Classifier score w(t) (guided - uncond) = w(t) scale (positive - uncond) (CSD, arXiv:2310.19415). [B, ...]"""
+    return _weighted(guided - uncond, alphas_cumprod_t)
+
+
+def nfsd_gradient(
+    positive: Tensor, empty: Tensor, negative: Tensor, low: Tensor, alphas_cumprod_t: Tensor, scale: float
+) -> Tensor:
+    """Noise-free score w(t) (domain + scale (positive - empty)) (NFSD, arXiv:2310.17590). [B, ...]
+
+    The domain is `empty` where the noise is `low` [B], bool, and empty - negative elsewhere.
+    """
+    domain = torch.where(_per_element(low, empty).bool(), empty, empty - negative)
+    return _weighted(domain + scale * (positive - empty), alphas_cumprod_t)
 
 
 def distillation_loss(latents: Tensor, gradient: Tensor) -> Tensor:
@@ -98,6 +137,12 @@ def distillation_loss(latents: Tensor, gradient: Tensor) -> Tensor:
     gradient = gradient.detach()
     surrogate = (latents * gradient).sum() / len(latents)
     return surrogate - surrogate.detach() + 0.5 * gradient.square().sum() / len(latents)
+
+
+def _weighted(difference: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
+    """w(t) = 1 - alpha_bar times the difference; what is not finite becomes 0."""
+    weighted = (1 - _per_element(alphas_cumprod_t, difference)) * difference
+    return torch.nan_to_num(weighted, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _per_element(values: Tensor, like: Tensor) -> Tensor:

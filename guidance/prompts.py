@@ -114,6 +114,7 @@ class PromptEmbeddings:
 
     views: Tensor  # [4, L, D] in the order of VIEW_WORDS
     negative: Tensor  # [L, D]
+    empty: Tensor  # [L, D] of no words at all
 
     def condition(self, azimuth: Tensor, elevation: Tensor, options: ViewOptions) -> Conditioning:
         """The conditioning of B views: blended embeddings, and Perp-Neg's negatives where the options ask for it."""

@@ -7,13 +7,14 @@ import json
 import logging
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from guidance import distill
 from guidance.diffusion import DiffusionGuidance
-from guidance.prompts import VIEW_WORDS, ViewOptions
+from guidance.prompts import VIEW_WORDS
 from guidance.weights import locate
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class StableDiffusion(DiffusionGuidance):
         pictures: Keep the decoder, so that a batch may ask for pictures.
         save_memory: At the cost of time, one attention head and one picture at a time, and most activations of
             AutoencoderKL computed again for the gradient instead of kept.
-        views, grad_clip: Of DiffusionGuidance.
+        options: Of DiffusionGuidance.
 
     Attributes:
         source: The source that was loaded.
@@ -69,10 +70,9 @@ class StableDiffusion(DiffusionGuidance):
         *,
         device: torch.device | str = "cpu",
         precision: str = "auto",
-        views: ViewOptions | None = None,
         pictures: bool = False,
         save_memory: bool = False,
-        grad_clip: float = -1.0,
+        **options: Any,
     ):
         self.device = torch.device(device)
         self.unet_dtype, self.vae_dtype = _dtypes(precision, self.device)
@@ -98,8 +98,7 @@ class StableDiffusion(DiffusionGuidance):
             scheduler.alphas_cumprod.float().to(self.device),
             (self.unet.config.in_channels, height, width),
             (height * factor, width * factor),
-            views,
-            grad_clip,
+            **options,
         )
         self.pictures = pictures
         if not pictures:

@@ -23,6 +23,7 @@ class GuidanceBatch:
     latents: Tensor | None = None  # [B, C, H, W] already in model space, any size; then images is None
     step: int = 0
     t_range: tuple[float, float] = (0.02, 0.98)  # lowest and highest timestep, as shares of the T training timesteps
+    dreamtime: float | None = None  # share of the run that is over: all views at DreamTime's timestep within t_range
     guidance_scale: float = 100.0  # of classifier-free guidance; 1: none
     want_pictures: bool = False
 

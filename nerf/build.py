@@ -125,6 +125,8 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
             pictures=options.save_guidance,
             save_memory=config.training.vram_O,
             grad_clip=config.training.grad_clip,
+            rule=options.distill,
+            rescale=options.cfg_rescale,
         )
         prior.prepare(text, config.run.negative)
         priors[name] = prior
@@ -164,6 +166,7 @@ def build_schedule(config: Config) -> Schedule:
         textureless_ratio=training.textureless_ratio,
         background=background,
         t_range=config.guidance.t_range,
+        t_schedule=config.guidance.t_schedule,
         t_anneal=config.guidance.t_anneal,
         guidance_scale=config.guidance.guidance_scale,
         guidance_anneal=config.guidance.guidance_anneal,

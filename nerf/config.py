@@ -94,7 +94,14 @@ class GuidanceConfig:
     t_range: tuple[float, float] = opt(
         (0.02, 0.98), "range of timesteps, as fractions of the schedule", low=0, high=1, ascending=True
     )
-    t_anneal: float = opt(0.0, "lower the upper end of --t_range to this over the run; 0: constant", low=0, high=1)
+    t_schedule: str = opt(
+        "uniform",
+        "timesteps: anywhere in --t_range; anneal: its upper end falls to --t_anneal; dreamtime: from high to low",
+        choices=("uniform", "anneal", "dreamtime"),
+    )
+    t_anneal: float = opt(0.2, "where the upper end of --t_range arrives with --t_schedule anneal", low=0, high=1)
+    distill: str = opt("sds", "the distillation rule", choices=("sds", "csd", "nfsd", "sdi", "ism"))
+    cfg_rescale: float = opt(0.0, "draw the guided prediction to the spread of the prompted one, 0 to 1", low=0, high=1)
     perpneg: bool = opt(False, "Perp-Neg: negative prompts for the sides that must not show")
     negative_w: float = opt(-2.0, "weight of Perp-Neg's negative prompts", high=0)
     front_decay_factor: float = opt(2.0, "how fast Perp-Neg's front prompt fades with azimuth", low=0)
@@ -310,7 +317,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         lr=2e-3,
         guidance_scale=8.0,
         guidance_anneal=2.0,  # strong guidance finds the shape, weak guidance the true colours
-        t_anneal=0.2,  # small noise comes last: it draws what is small, eyes first of all
+        t_schedule="anneal",  # small noise comes last: it draws what is small, eyes first of all
         latent_iter_ratio=0.0,
         albedo_iter_ratio=1.0,
         background="grey_or_color",

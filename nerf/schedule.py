@@ -18,6 +18,7 @@ from nerf.losses import LOSSES
 from nerf.seeding import step_generator
 from nerf.types import Cameras, Shading
 
+T_SCHEDULES = ("uniform", "anneal", "dreamtime")
 BACKGROUNDS = ("network", "color", "grey", "grey_or_color")
 
 
@@ -37,6 +38,7 @@ class Plan:
     light_noise: tuple[tuple[float, float, float], ...]  # moves the light of each view off its camera, scene units [B]
     background: tuple[tuple[float, float, float], ...] | None  # colour of each view [B]; None: the network, or white
     t_range: Range  # of the diffusion timesteps, in [0, 1]
+    dreamtime: float | None  # share of the run that is over, where the timesteps follow DreamTime
     guidance_scale: float  # of classifier-free guidance
     weights: Mapping[str, float]  # of every loss and guidance, ramps applied
 
@@ -96,7 +98,8 @@ class Schedule:
     textureless_ratio: float = 0.2
     background: str = "network"  # network (every second step, else a colour) | color | grey | grey_or_color
     t_range: Range = (0.02, 0.98)
-    t_anneal: float = 0.0  # where the upper end of t_range arrives at the end of the run; 0: it stays
+    t_schedule: str = "uniform"  # uniform | anneal | dreamtime
+    t_anneal: float = 0.2  # where the upper end of t_range arrives at the end of the run, with anneal
     guidance_scale: float = 100.0
     guidance_anneal: float = 0.0  # where the scale arrives at the end of the run; 0: it stays
     weights: Mapping[str, float] = field(default_factory=dict)  # --lambda_* without the prefix; "guidance" among them
@@ -114,8 +117,9 @@ class Schedule:
             _check(getattr(self, name) >= 1, name, "a number >= 1", getattr(self, name))
         low, high = self.t_range
         _check(0 <= low <= high <= 1, "t_range", "0 <= min <= max <= 1", f"{low} {high}")
-        if self.t_anneal != 0:
-            _check(low <= self.t_anneal <= 1, "t_anneal", f"0, or a value from t_range's min {low} to 1", self.t_anneal)
+        _check(self.t_schedule in T_SCHEDULES, "t_schedule", f"one of {', '.join(T_SCHEDULES)}", self.t_schedule)
+        if self.t_schedule == "anneal":
+            _check(low <= self.t_anneal <= 1, "t_anneal", f"a value from t_range's min {low} to 1", self.t_anneal)
         start, end = self._experiment
         _check(start < end, "exp_end_iter", f"a step after exp_start_iter {start}", end)
         _check(self.background in BACKGROUNDS, "background", f"one of {', '.join(BACKGROUNDS)}", self.background)
@@ -152,10 +156,15 @@ class Schedule:
             ambient=ambient,
             light_noise=tuple(map(tuple, noise.tolist())),
             background=self._background(phase, draws[2], draws[3], colours),
-            t_range=(self.t_range[0], _annealed(self.t_range[1], self.t_anneal, fraction)),
+            t_range=(self.t_range[0], self._highest_timestep(fraction)),
+            dreamtime=fraction if self.t_schedule == "dreamtime" else None,
             guidance_scale=_annealed(self.guidance_scale, self.guidance_anneal, fraction),
             weights={name: value * _ramp(name, fraction) for name, value in self.weights.items()},
         )
+
+    def _highest_timestep(self, fraction: float) -> float:
+        highest = self.t_range[1]
+        return highest + (self.t_anneal - highest) * fraction if self.t_schedule == "anneal" else highest
 
     def _phase(self, progress: float) -> str:
         if progress < self.latent_iter_ratio:

@@ -130,6 +130,7 @@ class Trainer:
             generator=step_generator(self.schedule.seed, plan.step, stream="guidance"),
             step=plan.step,
             t_range=plan.t_range,
+            dreamtime=plan.dreamtime,
             guidance_scale=plan.guidance_scale,
             want_pictures=self.picture_interval > 0 and plan.step % self.picture_interval == 0,
         )

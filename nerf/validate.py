@@ -97,10 +97,13 @@ def _check_together(config: Config) -> None:
     run, guidance, training = config.run, config.guidance, config.training
     if run.device.startswith("cuda") and not select_guidance.has_accelerator(run.device):
         raise ValueError(f"--device {run.device} needs a GPU that torch can use, got none: use --device cpu or auto")
-    if guidance.t_anneal and not guidance.t_range[0] <= guidance.t_anneal <= guidance.t_range[1]:
+    annealed = guidance.t_schedule == "anneal"
+    if annealed and not guidance.t_range[0] <= guidance.t_anneal <= guidance.t_range[1]:
         raise ValueError(
-            f"--t_anneal needs 0 (off) or a value inside --t_range {_join(guidance.t_range)}, got {guidance.t_anneal}"
+            f"--t_anneal needs a value inside --t_range {_join(guidance.t_range)}, got {guidance.t_anneal}"
         )
+    if not annealed and guidance.t_anneal != Config().guidance.t_anneal:
+        raise ValueError(f"--t_anneal {guidance.t_anneal} belongs to --t_schedule anneal, got {guidance.t_schedule}")
     if guidance.perpneg and not config.camera.view_words:
         raise ValueError("--perpneg sets the prompts of the views against each other, got --no_view_words: drop one")
     first, last = training.exp_start_iter or 0, training.exp_end_iter or training.iters

@@ -85,7 +85,7 @@ def test_angle_front_90_interpolates_linearly_between_the_four_sides():
 
 def test_conditioning_blends_the_embeddings_of_the_views():
     views = torch.eye(4).view(4, 1, 4)
-    conditioning = PromptEmbeddings(views, torch.full((1, 4), 5.0)).condition(
+    conditioning = PromptEmbeddings(views, torch.full((1, 4), 5.0), torch.zeros(1, 4)).condition(
         torch.tensor([15.0, 180.0]), torch.tensor([0.0, 0.0]), ViewOptions()
     )
     torch.testing.assert_close(conditioning.positive[:, 0], torch.tensor([[0.75, 0.25, 0, 0], [0, 0, 1.0, 0]]))
@@ -116,7 +116,7 @@ def test_perp_neg_weights_follow_the_decay_factors(azimuth):
 
 def test_perp_neg_gives_front_and_side_as_negatives_and_none_from_above():
     views = torch.eye(4).view(4, 1, 4)
-    conditioning = PromptEmbeddings(views, torch.zeros(1, 4)).condition(
+    conditioning = PromptEmbeddings(views, torch.zeros(1, 4), torch.zeros(1, 4)).condition(
         torch.tensor([180.0, 180.0]), torch.tensor([0.0, 90.0]), ViewOptions(perpneg=True)
     )
     assert torch.equal(conditioning.negatives, views[:2].expand(2, -1, -1, -1))

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 from types import SimpleNamespace
@@ -6,8 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from guidance.diffusion import picture_grid, resize
+from guidance.diffusion import Told, picture_grid, resize
 from guidance.prompts import ViewOptions
+from guidance.rules import RULES
 from guidance.stable_diffusion import StableDiffusion
 from guidance.types import GuidanceBatch
 from tiny_diffusion import IMAGE, LATENT, MAX_TOKENS, save_pipeline
@@ -169,6 +171,48 @@ def test_timesteps_stay_in_the_range_and_reach_both_ends(tiny):
     given = batch(t_range=(0.4, 0.402))
     drawn = torch.cat([guidance._draw_timesteps(given, 2) for _ in range(50)])
     assert set(drawn.tolist()) == {400, 401, 402}
+
+
+def test_dreamtime_gives_all_views_one_timestep_that_falls(tiny):
+    guidance, found = load(tiny), []
+    for share in (0.0, 0.5, 1.0):
+        drawn = guidance._draw_timesteps(batch(t_range=(0.1, 0.9), dreamtime=share), 2).tolist()
+        assert drawn[0] == drawn[1]
+        found.append(drawn[0])
+    assert 900 >= found[0] > found[1] > found[2] >= 100
+
+
+def test_every_rule_gives_a_gradient_of_its_own(tiny):
+    gradients = {}
+    for rule in RULES:
+        given = batch(guidance_scale=5, t_range=(0.5, 0.9))
+        load(tiny, rule=rule)(given).loss.backward()
+        gradients[rule] = given.images.grad
+        assert gradients[rule].isfinite().all() and gradients[rule].abs().sum() > 0
+    for one, other in itertools.combinations(set(RULES) - {"nfsd"}, 2):
+        assert not torch.allclose(gradients[one], gradients[other], rtol=1e-2)
+    assert_close(gradients["nfsd"], gradients["csd"])  # at high noise and without a negative prompt
+
+
+def test_a_negative_prompt_gives_the_noise_free_rule_a_domain(tiny):
+    gradients = []
+    for rule in ("nfsd", "csd"):
+        guidance, given = load(tiny, rule=rule), batch(guidance_scale=5, t_range=(0.5, 0.9))
+        guidance.prepare("a frog", negative="a car")
+        guidance(given).loss.backward()
+        gradients.append(given.images.grad)
+    assert not torch.allclose(*gradients, rtol=1e-2)
+
+
+def test_rescaling_draws_the_prediction_to_the_spread_of_the_prompted_one(tiny):
+    spreads = []
+    for rescale in (0.0, 1.0):
+        guidance = load(tiny, rescale=rescale)
+        told = Told(guidance, guidance.condition(batch()), 30.0)
+        seen = told.guided(random_latents(), torch.tensor([300, 700]))
+        spreads.append((seen.guided.std((1, 2, 3)) / seen.positive.std((1, 2, 3))).tolist())
+    assert all(abs(spread - 1) > 1e-2 for spread in spreads[0])
+    assert spreads[1] == pytest.approx([1, 1])
 
 
 def test_latents_of_another_size_are_resized_and_keep_their_gradient(tiny):

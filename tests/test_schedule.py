@@ -146,7 +146,7 @@ def test_the_resolution_is_constant_without_a_schedule():
 
 
 def test_the_upper_timestep_falls_in_a_line():
-    schedule = Schedule(iters=1000, t_range=(0.02, 0.98), t_anneal=0.5)
+    schedule = Schedule(iters=1000, t_range=(0.02, 0.98), t_schedule="anneal", t_anneal=0.5)
     for step, high in [(0, 0.98), (250, 0.86), (500, 0.74), (1000, 0.5), (2000, 0.5)]:
         assert schedule.plan(step).t_range == (0.02, pytest.approx(high))
 
@@ -159,7 +159,12 @@ def test_the_guidance_scale_moves_in_a_line():
 
 def test_timesteps_and_guidance_stay_without_annealing():
     plan = Schedule(iters=10, t_range=(0.1, 0.6), guidance_scale=7).plan(9)
-    assert plan.t_range == (0.1, 0.6) and plan.guidance_scale == 7
+    assert plan.t_range == (0.1, 0.6) and plan.guidance_scale == 7 and plan.dreamtime is None
+
+
+def test_dreamtime_is_told_the_share_of_the_run_and_keeps_the_range():
+    plan = Schedule(iters=10, t_range=(0.1, 0.6), t_schedule="dreamtime").plan(4)
+    assert plan.t_range == (0.1, 0.6) and plan.dreamtime == 0.4
 
 
 def test_weights_carry_their_ramps():
@@ -185,7 +190,8 @@ def test_the_renderer_makes_normals_for_the_losses_that_ask_for_them():
         ({"iters": 0}, "--iters"),
         ({"latent_iter_ratio": 1.5}, "--latent_iter_ratio needs a share in"),
         ({"t_range": (0.9, 0.1)}, "--t_range needs 0 <= min <= max <= 1, got 0.9 0.1"),
-        ({"t_range": (0.3, 0.9), "t_anneal": 0.2}, "--t_anneal"),
+        ({"t_range": (0.3, 0.9), "t_anneal": 0.2, "t_schedule": "anneal"}, "--t_anneal"),
+        ({"t_schedule": "sometimes"}, "--t_schedule needs one of uniform, anneal, dreamtime, got sometimes"),
         ({"exp_start_iter": 50, "exp_end_iter": 50}, "--exp_end_iter"),
         ({"iters": 100, "exp_start_iter": 100}, "--exp_end_iter"),
         ({"background": "plaid"}, "--background"),

@@ -62,7 +62,7 @@ def spied(made):
 
 
 def test_the_guidance_is_told_the_timesteps_and_the_scale_of_every_step(make):
-    made = make(guidance_scale=8.0, guidance_anneal=2.0, t_range=(0.1, 0.9), t_anneal=0.3)
+    made = make(guidance_scale=8.0, guidance_anneal=2.0, t_range=(0.1, 0.9), t_schedule="anneal", t_anneal=0.3)
     batches = spied(made)
     made.train()
     assert [batch.guidance_scale for batch in batches] == pytest.approx([8 - 6 * i / STEPS for i in range(STEPS)])
