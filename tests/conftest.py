@@ -32,3 +32,12 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         assert "does not have" in str(error)
         pytest.skip(f"no {request.param} here")
     return request.param
+
+
+@pytest.fixture
+def compiled() -> None:
+    """The small world's compiled operators, or the test is skipped."""
+    import extension
+
+    if not extension.load("toybox"):
+        pytest.skip("no compiler")
