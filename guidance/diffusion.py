@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidance import distill
-from guidance.prompts import VIEW_WORDS, PromptEmbeddings, ViewOptions, view_prompts
+from guidance.prompts import PromptEmbeddings, ViewOptions, view_prompts
 from guidance.rules import RULES, Distilled, Prediction
 from guidance.timesteps import dreamtime
 from guidance.types import Conditioning, GuidanceBatch, GuidanceOutput
@@ -88,7 +88,9 @@ class DiffusionGuidance(ABC):
         """
         if not text.strip():
             raise ValueError("the prompt is empty: say what to make, as in --text 'a frog'")
-        views = view_prompts(text.strip()) if self.views.words else [text.strip()] * len(VIEW_WORDS)
+        views = view_prompts(text.strip(), sided=self.views.sided)
+        if not self.views.words:
+            views = [text.strip()] * len(views)
         embeddings = self.encode_text([*views, negative.strip(), ""])
         self.prompts = PromptEmbeddings(views=embeddings[:-2], negative=embeddings[-2], empty=embeddings[-1])
 

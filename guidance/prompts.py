@@ -14,6 +14,7 @@ from torch import Tensor
 from guidance.types import Conditioning
 
 VIEW_WORDS = ("front view", "side view", "back view", "overhead view")
+SIDED_WORDS = ("front view", "left side view", "back view", "overhead view", "right side view")  # the object's own left
 OVERHEAD_BLEND = 10.0  # degrees of polar angle on both sides of angle_overhead over which the overhead view fades in
 
 
@@ -26,6 +27,7 @@ class ViewOptions:
     """
 
     words: bool = True  # say the view in the prompt; without it every view has the same prompt
+    sided: bool = False  # SIDED_WORDS in place of VIEW_WORDS: for a model that was taught the difference
     angle_front: float = 60.0  # full width of the front sector (and of the back sector), degrees of azimuth
     angle_overhead: float = 30.0  # polar angle below which a view is an overhead view, degrees; 0: never
     perpneg: bool = False
@@ -40,13 +42,20 @@ class ViewOptions:
             raise ValueError(f"--angle_overhead needs 0 <= degrees <= 90, got {self.angle_overhead}")
 
 
-def view_prompts(text: str) -> list[str]:
-    """`text` with each of VIEW_WORDS: "a frog, front view", ..."""
-    return [f"{text}, {word}" for word in VIEW_WORDS]
+def view_prompts(text: str, *, sided: bool = False) -> list[str]:
+    """`text` with each of VIEW_WORDS, or of SIDED_WORDS: "a frog, front view", ..."""
+    return [f"{text}, {word}" for word in (SIDED_WORDS if sided else VIEW_WORDS)]
 
 
-def view_weights(azimuth: Tensor, elevation: Tensor, angle_front: float = 60.0, angle_overhead: float = 30.0) -> Tensor:
-    """How much each of VIEW_WORDS describes a view: continuous, non-negative, sums to 1.
+def view_weights(
+    azimuth: Tensor,
+    elevation: Tensor,
+    angle_front: float = 60.0,
+    angle_overhead: float = 30.0,
+    *,
+    sided: bool = False,
+) -> Tensor:
+    """How much each of VIEW_WORDS, or of SIDED_WORDS, describes a view: continuous, non-negative, sums to 1.
 
     Front is 1 at azimuth 0 and falls linearly to 0.5 at the border of its sector (`angle_front` / 2) and to 0 at
     `angle_front`; back likewise around 180; side is the rest. With `angle_front` 90 this is plain linear
@@ -55,9 +64,10 @@ def view_weights(azimuth: Tensor, elevation: Tensor, angle_front: float = 60.0, 
     Args:
         azimuth: Degrees, any real number. [B]
         elevation: Degrees in [-90, 90]. [B]
+        sided: Tell the left side (azimuths of 0 to 180) from the right.
 
     Returns:
-        Weights in the order of VIEW_WORDS. [B, 4]
+        Weights in the order of VIEW_WORDS, [B, 4], or of SIDED_WORDS, [B, 5].
     """
     from_front = _degrees_from_front(azimuth)
     front = (1 - from_front / angle_front).clamp(min=0)
@@ -67,8 +77,11 @@ def view_weights(azimuth: Tensor, elevation: Tensor, angle_front: float = 60.0, 
         overhead = ((angle_overhead + band - (90 - elevation)) / (2 * band)).clamp(0, 1)
     else:
         overhead = torch.zeros_like(front)
-    ring = torch.stack([front, 1 - front - back, back], dim=-1) * (1 - overhead)[..., None]
-    return torch.cat([ring, overhead[..., None]], dim=-1)
+    level, side = 1 - overhead, 1 - front - back
+    if not sided:
+        return torch.stack([front * level, side * level, back * level, overhead], dim=-1)
+    left = (azimuth % 360 < 180) * side
+    return torch.stack([front * level, left * level, back * level, overhead, (side - left) * level], dim=-1)
 
 
 def view_word(azimuth: float, elevation: float, angle_front: float = 60.0, angle_overhead: float = 30.0) -> str:
@@ -87,7 +100,7 @@ def perp_neg_weights(weights: Tensor, options: ViewOptions) -> Tensor:
     fading with the overhead view, from where front and side are equally wrong.
 
     Args:
-        weights: Result of `view_weights`. [B, 4]
+        weights: Result of `view_weights`, not sided. [B, 4]
 
     Returns:
         Weights of front and side. [B, 2]
@@ -112,21 +125,25 @@ def perp_neg_weights(weights: Tensor, options: ViewOptions) -> Tensor:
 class PromptEmbeddings:
     """A prompt, encoded once for every view."""
 
-    views: Tensor  # [4, L, D] in the order of VIEW_WORDS
+    views: Tensor  # [4, L, D] in the order of VIEW_WORDS, or [5, L, D] in that of SIDED_WORDS
     negative: Tensor  # [L, D]
     empty: Tensor  # [L, D] of no words at all
 
     def condition(self, azimuth: Tensor, elevation: Tensor, options: ViewOptions) -> Conditioning:
         """The conditioning of B views: blended embeddings, and Perp-Neg's negatives where the options ask for it."""
-        weights = view_weights(azimuth.float(), elevation.float(), options.angle_front, options.angle_overhead)
-        weights = weights.to(self.views.device)
+        azimuth, elevation = azimuth.float(), elevation.float()
+        angles = options.angle_front, options.angle_overhead
+        weights = view_weights(azimuth, elevation, *angles, sided=options.sided).to(self.views.device)
         batch = len(weights)
         positive = torch.einsum("bv,vld->bld", weights, self.views.float()).to(self.views.dtype)
         uncond = self.negative.expand(batch, -1, -1)
         if not options.perpneg:
             return Conditioning(positive, uncond)
-        negatives = self.views[:2].expand(batch, -1, -1, -1)
-        return Conditioning(positive, uncond, negatives, perp_neg_weights(weights, options))
+        left = (azimuth % 360 < 180).to(self.views.device)
+        side = torch.where(left, 1, len(self.views) - 1 if options.sided else 1)  # the side that is seen
+        negatives = torch.stack([self.views[:1].expand(batch, -1, -1), self.views[side]], 1)
+        by_view = view_weights(azimuth, elevation, *angles).to(self.views.device)
+        return Conditioning(positive, uncond, negatives, perp_neg_weights(by_view, options))
 
 
 def _degrees_from_front(azimuth: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guidance import distill
 from guidance.diffusion import DiffusionGuidance
-from guidance.prompts import VIEW_WORDS
+from guidance.prompts import view_prompts
 from guidance.weights import locate
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class StableDiffusion(DiffusionGuidance):
         self.text_encoder = self._load(CLIPTextModel, "text_encoder")
         try:
             self._check_tokenizer()
-            suffix = max((f", {word}" for word in VIEW_WORDS), key=lambda words: len(self._token_ids(words)))
+            suffix = max(view_prompts("", sided=self.views.sided), key=lambda words: len(self._token_ids(words)))
             super().prepare(self._shortened(text, suffix), self._shortened(negative))
         finally:
             del self.text_encoder, self.tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -115,9 +116,11 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
         text, sources = config.run.text, weights.resolve(options.sd_version, options.hf_key)
         if name == "toybox":
             from toybox.captions import canonical
-            from toybox.lexicon import known_to
+            from toybox.lexicon import is_sided, known_to
 
-            text, sources = canonical(text, known_to(options.toybox_dir)), [options.toybox_dir]
+            known = known_to(options.toybox_dir)
+            text, sources = canonical(text, known), [options.toybox_dir]
+            views = replace(views, sided=is_sided(known))
         prior = StableDiffusion(
             sources,
             device=device,

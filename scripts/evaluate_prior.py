@@ -27,6 +27,7 @@ from nerf.export.files import write_bytes  # noqa: E402
 from toybox import judge, pictures, prompts  # noqa: E402
 from toybox.captions import Caption, is_held_out, parse  # noqa: E402
 from toybox.judge import HEADS, NONE  # noqa: E402
+from toybox.lexicon import is_sided, known_to  # noqa: E402
 from toybox.words import OBJECTS, VIEWS  # noqa: E402
 
 
@@ -79,11 +80,11 @@ def draw(pipeline, asked, options) -> dict[str, Tensor]:
 
     Returns: {head: [B, answers]}
     """
-    parts = []
+    parts, sided = [], is_sided(known_to(options.prior))  # then the left side stands for both
     for start in tqdm(range(0, len(asked), options.batch), desc="samples", unit="batch"):
         some = asked[start : start + options.batch]
         images = pipeline(
-            [view_prompts(str(caption))[VIEWS.index(view)] for caption, view in some],
+            [view_prompts(str(caption), sided=sided)[VIEWS.index(view)] for caption, view in some],
             num_inference_steps=options.steps,
             guidance_scale=options.guidance_scale,
             generator=[torch.Generator().manual_seed(options.seed + start + i) for i in range(len(some))],

@@ -26,7 +26,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from training import Clock, autocast, save_state, set_rate  # noqa: E402
 
-from guidance.prompts import VIEW_WORDS, view_weights  # noqa: E402
+from guidance.prompts import SIDED_WORDS, view_weights  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
 
 DROP_ALL, DROP_VIEW, ONE_VIEW = 0.1, 0.1, 0.1  # captions: none, no view word, only the nearest view word; else blended
@@ -127,15 +127,13 @@ def train_vae(options, data, batch=16):
 
 @torch.no_grad()
 def encode_all(options, data, vae):
-    """Latents of all pictures, half of them mirrored (a mirrored view has the same words). [N, 8, 16, 16] float32"""
+    """Latents of all pictures, [N, 8, 16, 16] float32. None is mirrored: a mug's handle is always on its left."""
     path = options.work / f"latents-{options.solids}-{options.seed}.pt"
     if path.exists():
         return torch.load(path)["latents"]
     images, parts = torch.from_numpy(data.images), []
-    mirrored = torch.rand(len(images), generator=torch.Generator().manual_seed(options.seed)) < 0.5
     for i in tqdm(range(0, len(images), 64), desc="latents", unit="batch"):
         x = images[i : i + 64].to(options.device).float() / 127.5 - 1
-        x = torch.where(mirrored[i : i + 64, None, None, None].to(x.device), x.flip(-1), x)
         with autocast(options.device):
             parts.append(vae.encode(x.contiguous(memory_format=torch.channels_last)).latents.float().cpu())
     latents = torch.cat(parts)
@@ -148,24 +146,25 @@ class Captions:
 
     def __init__(self, tokenizer, data):
         phrases, index = np.unique(data.captions, return_inverse=True)
-        suffixes = ("", *(f", {word}" for word in VIEW_WORDS))
+        suffixes = ("", *(f", {word}" for word in SIDED_WORDS))
         texts = [phrase + suffix for phrase in phrases.tolist() for suffix in suffixes] + [""]
         encoded = tokenizer(texts, padding="max_length", max_length=architecture.TOKENS, return_tensors="pt")
         self.ids, self.empty = encoded.input_ids, len(texts) - 1
         self.first = torch.from_numpy(index) * len(suffixes)
         azimuth, elevation = torch.from_numpy(data.azimuth), torch.from_numpy(data.elevation)
-        self.views = view_weights(azimuth, elevation, angle_front=90).float()
+        self.views = view_weights(azimuth, elevation, angle_front=90, sided=True).float()
 
     def blend(self, pick, generator):
         """-> ids of the captions needed [U, L], weights of each picture over them [B, U]"""
         views, draw = self.views[pick], torch.rand(len(pick), generator=generator)
-        nearest = F.one_hot(views.argmax(-1), 4).float()
+        nearest = F.one_hot(views.argmax(-1), len(SIDED_WORDS)).float()
         views = torch.where((draw > 1 - ONE_VIEW)[:, None], nearest, views)
         none, plain = draw < DROP_ALL, (draw >= DROP_ALL) & (draw < DROP_ALL + DROP_VIEW)
         weights = torch.cat(
             [plain[:, None], views * ~(none | plain)[:, None], none[:, None]], 1
         )  # as the columns below
-        columns = torch.cat([self.first[pick, None] + torch.arange(5), torch.full((len(pick), 1), self.empty)], 1)
+        said = self.first[pick, None] + torch.arange(1 + len(SIDED_WORDS))
+        columns = torch.cat([said, torch.full((len(pick), 1), self.empty)], 1)
         rows, places = weights.nonzero(as_tuple=True)
         used, inverse = torch.unique(columns[rows, places], return_inverse=True)
         blend = torch.zeros(len(pick), len(used))

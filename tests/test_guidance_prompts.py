@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from guidance.prompts import VIEW_WORDS, PromptEmbeddings, ViewOptions, perp_neg_weights, view_weights, view_word
+from guidance.prompts import (
+    VIEW_WORDS,
+    PromptEmbeddings,
+    ViewOptions,
+    perp_neg_weights,
+    view_prompts,
+    view_weights,
+    view_word,
+)
 
 
 def weights_at(azimuth, elevation=0.0, **angles):
@@ -46,6 +54,26 @@ def test_angle_overhead_zero_means_no_overhead_view():
 @pytest.mark.parametrize("azimuth, view", [(0, 0), (90, 1), (-90, 1), (180, 2), (-180, 2)])
 def test_a_view_in_the_middle_of_its_sector_has_weight_one(azimuth, view):
     assert weights_at(azimuth).tolist() == [float(i == view) for i in range(4)]
+
+
+@pytest.mark.parametrize("azimuth, view", [(0, 0), (90, 1), (180, 2), (-180, 2), (-90, 4), (270, 4), (450, 1)])
+def test_a_sided_view_in_the_middle_of_its_sector_has_weight_one(azimuth, view):
+    assert weights_at(azimuth, sided=True).tolist() == [float(i == view) for i in range(5)]
+
+
+def test_both_sides_together_are_the_side():
+    azimuth, elevation = torch.linspace(-400, 400, 801), torch.linspace(-90, 90, 801)
+    plain, sided = (view_weights(azimuth, elevation, 90.0, sided=sided) for sided in (False, True))
+    torch.testing.assert_close(sided[:, :4] + sided[:, 4:] * torch.tensor([0.0, 1, 0, 0]), plain)
+    assert (sided[:, [1, 4]].amin(1) == 0).all()  # never both
+    mirrored = view_weights(-azimuth, elevation, 90.0, sided=True)
+    torch.testing.assert_close(mirrored[:, [0, 4, 2, 3, 1]], sided)
+
+
+def test_sided_prompts_are_in_the_order_of_the_weights():
+    said = [view_prompts("a frog", sided=True)[weights_at(a, sided=True).argmax()] for a in (0, 90, 180, 270)]
+    assert said == ["a frog, front view", "a frog, left side view", "a frog, back view", "a frog, right side view"]
+    assert view_prompts("a frog") == [f"a frog, {word}" for word in VIEW_WORDS]
 
 
 def test_straight_above_is_overhead_only():
@@ -91,6 +119,19 @@ def test_conditioning_blends_the_embeddings_of_the_views():
     torch.testing.assert_close(conditioning.positive[:, 0], torch.tensor([[0.75, 0.25, 0, 0], [0, 0, 1.0, 0]]))
     assert conditioning.uncond.shape == (2, 1, 4) and conditioning.uncond.eq(5).all()
     assert conditioning.negatives is None and conditioning.weights is None
+
+
+def test_conditioning_tells_the_sides_apart_where_it_is_sided():
+    views, options = torch.eye(5).view(5, 1, 5), ViewOptions(sided=True, perpneg=True)
+    prompts = PromptEmbeddings(views, torch.zeros(1, 5), torch.zeros(1, 5))
+    found = prompts.condition(torch.tensor([45.0, -90.0, 180.0]), torch.zeros(3), options)
+    assert found.positive[:, 0].tolist() == [[0.25, 0.75, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 1, 0, 0]]
+    assert found.negatives[:, 0].argmax(-1).flatten().tolist() == [0, 0, 0]
+    assert found.negatives[:, 1].argmax(-1).flatten().tolist() == [1, 4, 4]  # the side that is seen
+    plain = PromptEmbeddings(views[:4], torch.zeros(1, 5), torch.zeros(1, 5)).condition(
+        torch.tensor([45.0, -90.0, 180.0]), torch.zeros(3), ViewOptions(perpneg=True)
+    )
+    torch.testing.assert_close(found.weights, plain.weights)
 
 
 def perp_neg_by_hand(azimuth, negative_w, front_decay, side_decay):

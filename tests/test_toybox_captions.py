@@ -126,6 +126,7 @@ def test_a_prior_is_asked_for_the_words_of_its_own_tokenizer_only(tmp_path):
     for absent in ("dog", "spotted", "plate", "cushion", "robot"):
         assert absent not in overview
     assert lexicon.known_to(tmp_path / "elsewhere") is None
+    assert not any(map(lexicon.is_sided, (None, known))) and lexicon.is_sided(known | {"left"})
 
 
 def test_at_least_fifteen_percent_of_the_pairs_are_held_out_and_every_word_is_left_with_some():

@@ -27,6 +27,11 @@ def known_to(prior):
     return frozenset(token.removesuffix(END) for token in vocabulary if token.endswith(END))
 
 
+def is_sided(known):
+    """Whether a prior that knows these words was taught to tell the left side of a thing from the right."""
+    return known is not None and "left" in known
+
+
 def lexicon(known=None):
     """Words and phrases -> (what they are, how captions say it), of those whose caption is `known` (None: all)."""
     return {

@@ -176,5 +176,5 @@ def article(word):
 
 def vocabulary():
     """Every word that a caption of the training pictures or a sentence that is understood can hold, sorted."""
-    phrases = [*MEANINGS, *LINKS, *FILLERS, *PHRASINGS, *(f"{view} view" for view in VIEWS)]
+    phrases = [*MEANINGS, *LINKS, *FILLERS, *PHRASINGS, "left right view", *VIEWS]
     return sorted({word for phrase in phrases for word in words_of(phrase)})
