@@ -139,8 +139,12 @@ def test_a_judge_of_other_words_or_none_at_all_says_what_to_do(tmp_path, monkeyp
         judge.load(tmp_path / "none.safetensors")
     path = tmp_path / "judge.safetensors"
     judge.save(Judge(), path)
-    monkeypatch.setitem(HEADS, "name", ("unicorn", *HEADS["name"][1:]))
-    with pytest.raises(ValueError, match="other words.*train_judge.py"):
+    with monkeypatch.context() as patch:
+        patch.setitem(HEADS, "name", ("unicorn", *HEADS["name"][1:]))
+        with pytest.raises(ValueError, match="other words.*train_judge.py"):
+            judge.load(path)
+    monkeypatch.setattr(judge, "WIDTHS", (8, 16, 40, 72))
+    with pytest.raises(ValueError, match=r"^[^\n]*other layers[^\n]*train_judge.py[^\n]*$"):
         judge.load(path)
 
 

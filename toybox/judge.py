@@ -88,7 +88,8 @@ def load(path: Path = FILE) -> Judge:
     """The trained judge.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, or was trained for other words; the message says what to do.
+        FileNotFoundError, ValueError: it is not there, or was trained for other words or layers; the message says what
+            to do.
     """
     from safetensors import safe_open
 
@@ -99,7 +100,11 @@ def load(path: Path = FILE) -> Judge:
             raise ValueError(f"{path} was trained for other words: `python scripts/train_judge.py` trains it again")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     judge = Judge()
-    judge.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    try:
+        judge.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    except RuntimeError:
+        again = "`python scripts/train_judge.py` trains it again"
+        raise ValueError(f"{path} holds a network of other layers than toybox/judge.py: {again}") from None
     return judge.eval().requires_grad_(False)
 
 
