@@ -15,6 +15,7 @@ ALLOWED = {  # part -> the parts it may import
     **{name: {"extension"} for name in EXTENSIONS},
     "fusedfield": {"extension", "gridencoder"},
     "guidance": set(),
+    "roofline": {"extension"},
     "toybox": {"extension"},
     "nerf": EXTENSIONS | {"extension", "guidance", "toybox"},
 }

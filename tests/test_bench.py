@@ -1,0 +1,74 @@
+"""scripts/bench.py: what is measured runs, and a figure is what it says."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+import extension
+from roofline import Roofline
+from scripting import load_script
+
+CPU = torch.device("cpu")
+LIMITS = Roofline(gflops=200.0, gflops_bf16=400.0, gigabytes=30.0, gigarows=0.5)
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("bench")
+
+
+@pytest.fixture(autouse=True)
+def native():
+    assert extension.load_all(), "the operators under test could not be built"
+    yield
+    extension.set_mode("native")
+
+
+def test_every_part_of_a_run_can_be_measured(script):
+    for part in ("step", "render", "export"):
+        toybox = next(script.GROUPS[part](CPU))
+        with torch.no_grad():
+            result = toybox.call()
+        assert toybox.op == part and toybox.size.endswith("toybox")
+        assert result.isfinite().all() and len(result)
+
+
+def test_a_case_is_measured_in_both_passes_and_both_modes(script):
+    seen = []
+
+    def call():
+        seen.append((extension.status("gridencoder").mode, torch.is_grad_enabled()))
+        return x * 2
+
+    x = torch.rand(3, requires_grad=True)
+    rows = list(script.measure(script.Case("twice", "3", call, (x,), flops=6e9), 4, CPU, LIMITS))
+    assert [row.passes for row in rows] == ["forward", "forward+backward"]
+    assert set(seen) == {(mode, grad) for mode in ("native", "torch") for grad in (False, True)}
+    assert all(0.1 < row.ratio < 10 and 0 <= row.spread < 10 and row.share > 0 for row in rows)
+
+
+def test_a_rate_is_a_share_of_its_own_limit(script):
+    make = lambda **options: script.Case("op", "size", lambda: None, **options)  # noqa: E731
+    assert script.reached(make(flops=50e9), 2.0, LIMITS) == ("100 GFLOP/s", 0.5)
+    assert script.reached(make(flops=50e9, bf16=True), 2.0, LIMITS) == ("100 GFLOP/s", 0.25)
+    assert script.reached(make(rows=1e8), 2.0, LIMITS) == ("0.2 Grows/s", 0.4)
+    assert script.reached(make(), 2.0, LIMITS) == ("", None)
+    assert script.reached(make(flops=50e9), 2.0, None) == ("100 GFLOP/s", None)
+
+
+def test_a_page_holds_the_figures_of_every_file(script, tmp_path, monkeypatch, capsys):
+    case = script.Case("twice", "3 numbers", lambda: torch.ones(3) * 2, rows=1e3)
+    monkeypatch.setattr(script, "GROUPS", {"march": lambda device: iter([case])})
+    report, page = tmp_path / "march.json", tmp_path / "page.md"
+    monkeypatch.setattr(sys, "argv", ["bench.py", "march", "--rounds", "2", "--json", str(report)])
+    script.main()
+    found = json.loads(report.read_text())
+    assert found["rows"][0]["op"] == "twice" and found["limits"]["gflops"] > 0
+    assert "twice" in capsys.readouterr().out
+    script.write_markdown([str(report)], page)
+    text = page.read_text()
+    assert "## Rays on" in text and "| twice | 3 numbers | forward |" in text and "Grows/s (" in text
