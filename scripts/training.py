@@ -35,10 +35,10 @@ class Clock:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, fraction: float, warmup: int = 150) -> None:
-    """Linear warm-up, then a cosine to zero at the end of the time given."""
+    """Linear warm-up, then a cosine to zero at the end of the time given; a group takes its `share` of it."""
     rate = peak * min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * fraction))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)
 
 
 def save_state(path, **state) -> None:
