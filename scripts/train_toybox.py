@@ -41,7 +41,7 @@ def main():
     parser.add_argument("--vae_minutes", type=float, default=8, help="for the autoencoder; 0 keeps that of --init")
     parser.add_argument("--minutes", type=float, default=60, help="for text encoder and UNet")
     parser.add_argument("--vae_rate", type=float, default=2e-3, help="peak learning rate; less with --init")
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of text encoder and UNet")
+    parser.add_argument("--rate", type=float, help="peak, of text encoder and UNet: 3e-4 sqrt(batch / 32)")
     parser.add_argument("--batch", type=int, help="pictures a step: 32 on a CPU, 256 on a GPU")
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the UNet: minutes, then 1.1 times as fast"
@@ -50,6 +50,7 @@ def main():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.batch = options.batch or (32 if options.device == "cpu" else 256)
+    options.rate = options.rate or 3e-4 * (options.batch / 32) ** 0.5  # more, and what large t had learned is lost
     options.work.mkdir(parents=True, exist_ok=True)
     data = pictures.make(options.work / f"pictures-{options.solids}-{options.seed}.npz", options.solids, options.seed)
     vae = train_vae(options, data)
