@@ -49,12 +49,6 @@ def ddim_step(noisy: Tensor, noise_pred: Tensor, alphas_from: Tensor, alphas_to:
     return add_noise(predicted_original(noise_pred, noisy, alphas_from), noise_pred, alphas_to)
 
 
-def noise_between(original: Tensor, noisy: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
-    """The noise that makes `noisy` of `original`. [B, ...]"""
-    a = _per_element(alphas_cumprod_t, noisy)
-    return (noisy - a.sqrt() * original) / (1 - a).clamp(min=TINY).sqrt()
-
-
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
     """uncond + scale (cond - uncond) (arXiv:2207.12598, with scale = 1 + w): 1 is no guidance. [B, ...]"""
     return uncond + scale * (cond - uncond)

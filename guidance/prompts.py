@@ -80,7 +80,7 @@ def view_weights(
     level, side = 1 - overhead, 1 - front - back
     if not sided:
         return torch.stack([front * level, side * level, back * level, overhead], dim=-1)
-    left = (azimuth % 360 < 180) * side
+    left = _on_the_left(azimuth) * side
     return torch.stack([front * level, left * level, back * level, overhead, (side - left) * level], dim=-1)
 
 
@@ -139,11 +139,16 @@ class PromptEmbeddings:
         uncond = self.negative.expand(batch, -1, -1)
         if not options.perpneg:
             return Conditioning(positive, uncond)
-        left = (azimuth % 360 < 180).to(self.views.device)
+        left = _on_the_left(azimuth).to(self.views.device)
         side = torch.where(left, 1, len(self.views) - 1 if options.sided else 1)  # the side that is seen
         negatives = torch.stack([self.views[:1].expand(batch, -1, -1), self.views[side]], 1)
         by_view = view_weights(azimuth, elevation, *angles).to(self.views.device)
         return Conditioning(positive, uncond, negatives, perp_neg_weights(by_view, options))
+
+
+def _on_the_left(azimuth: Tensor) -> Tensor:
+    """Whether a view shows the object's own left side."""
+    return azimuth % 360 < 180
 
 
 def _degrees_from_front(azimuth: Tensor) -> Tensor:

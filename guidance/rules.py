@@ -90,7 +90,7 @@ def sdi(model: Denoiser, latents: Tensor, timesteps: Tensor, noise: Tensor) -> D
 
     alphas = model.alphas_cumprod[timesteps]
     noisy = inverted(model.alphas_cumprod, turned, latents, timesteps, SDI_STEPS)
-    found = distill.noise_between(latents, noisy, alphas)
+    found = distill.predicted_noise(latents, noisy, alphas, "sample")
     guided = model.guided(noisy, timesteps).guided
     return Distilled(distill.sds_gradient(guided, found, alphas), noisy, guided)
 

@@ -53,7 +53,7 @@ def texts(captions):
 
 
 def test_the_gradient_that_is_followed_is_that_of_the_loss_in_float32(script, captions, monkeypatch):
-    """bf16 in some kernels gives another direction altogether, and nothing but a prior that never learns shows it."""
+    """Nothing but a prior that never learns would show it."""
 
     def gradients(precise):
         torch.manual_seed(0)
