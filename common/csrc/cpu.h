@@ -6,6 +6,9 @@
 #endif
 #if defined(__x86_64__) && defined(__GNUC__)
 #define TADPOLE_VECTORS 1
+#if defined(__clang__) || __GNUC__ >= 10
+#define TADPOLE_BF16_VECTORS 1  // the compiler has them
+#endif
 #include <immintrin.h>
 #endif
 
@@ -43,7 +46,7 @@ inline Path cpu_path() {
 
 // Whether the path taken multiplies bf16.
 inline bool has_bf16() {
-#if defined(TADPOLE_VECTORS) && (defined(__clang__) || __GNUC__ >= 10)
+#ifdef TADPOLE_BF16_VECTORS
   return cpu_path() == kAvx512 && __builtin_cpu_supports("avx512bf16");
 #else
   return false;

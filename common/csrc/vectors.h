@@ -1,7 +1,7 @@
 // Compiles the header TADPOLE_VECTOR_CODE, which has no include guard, for AVX2 in a namespace avx2 and for AVX-512 in a
 // namespace avx512, TADPOLE_LANES floats in a vector. Where there are none (TADPOLE_VECTORS), this is empty. With
-// TADPOLE_WANT_BF16 also for AVX-512 with bf16 in a namespace avx512bf16, with TADPOLE_BF16 defined; TADPOLE_BF16_VECTORS
-// says afterwards that it is there.
+// TADPOLE_WANT_BF16 also for AVX-512 with bf16 in a namespace avx512bf16, with TADPOLE_BF16 defined, where there is that
+// (TADPOLE_BF16_VECTORS).
 //
 //   #define TADPOLE_VECTOR_CODE "gridencoder/csrc/simd.h"
 //   #include "common/csrc/vectors.h"         // inside the extension's namespace, after common/csrc/cpu.h
@@ -28,8 +28,7 @@ namespace avx2 {
 namespace avx512 {
 #include TADPOLE_VECTOR_CODE
 }
-#if defined(TADPOLE_WANT_BF16) && (defined(__clang__) || __GNUC__ >= 10)
-#define TADPOLE_BF16_VECTORS
+#if defined(TADPOLE_WANT_BF16) && defined(TADPOLE_BF16_VECTORS)
 #define TADPOLE_BF16
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512bf16"))), apply_to = function)
