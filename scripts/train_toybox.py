@@ -30,6 +30,9 @@ from guidance.prompts import SIDED_WORDS, view_weights  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
 
 DROP_ALL, DROP_VIEW, ONE_VIEW = 0.1, 0.1, 0.1  # captions: none, no view word, only the nearest view word; else blended
+WORN_TIMES, SUPPORT_TIMES = 3.0, 1.5  # how much more often a picture is drawn that says one: few do
+TIMESTEP_POWER = 0.6  # t = T u^0.6: two draws in three are above T / 2, where the words decide
+UNSEEN, UNSEEN_SHARE = 512, 64  # pictures of the last solids, one in 64, are kept back to measure on
 
 
 def main():
@@ -41,16 +44,16 @@ def main():
     parser.add_argument("--vae_minutes", type=float, default=8, help="for the autoencoder; 0 keeps that of --init")
     parser.add_argument("--minutes", type=float, default=60, help="for text encoder and UNet")
     parser.add_argument("--vae_rate", type=float, default=2e-3, help="peak learning rate; less with --init")
-    parser.add_argument("--rate", type=float, help="peak, of text encoder and UNet: 3e-4 sqrt(batch / 32)")
-    parser.add_argument("--batch", type=int, help="pictures a step: 32 on a CPU, 256 on a GPU")
+    parser.add_argument("--rate", type=float, help="peak, of text encoder and UNet: 3e-4 sqrt(batch / 64)")
+    parser.add_argument("--batch", type=int, help="pictures a step: 64 on a CPU, 256 on a GPU")
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the UNet: minutes, then 1.1 times as fast"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    options.batch = options.batch or (32 if options.device == "cpu" else 256)
-    options.rate = options.rate or 3e-4 * (options.batch / 32) ** 0.5  # more, and what large t had learned is lost
+    options.batch = options.batch or (64 if options.device == "cpu" else 256)
+    options.rate = options.rate or 3e-4 * (options.batch / 64) ** 0.5  # more, and what large t had learned is lost
     options.work.mkdir(parents=True, exist_ok=True)
     data = pictures.make(options.work / f"pictures-{options.solids}-{options.seed}.npz", options.solids, options.seed)
     vae = train_vae(options, data)
@@ -154,6 +157,13 @@ class Captions:
         self.first = torch.from_numpy(index) * len(suffixes)
         azimuth, elevation = torch.from_numpy(data.azimuth), torch.from_numpy(data.elevation)
         self.views = view_weights(azimuth, elevation, angle_front=90, sided=True).float()
+        said = [(" wearing " in phrase, " on " in phrase) for phrase in phrases.tolist()]
+        self.chances = torch.tensor([WORN_TIMES**worn * SUPPORT_TIMES**support for worn, support in said])[index]
+        self.unseen = len(index) - max(1, len(index) // UNSEEN_SHARE)  # the first of those kept back
+
+    def pick(self, count, generator):
+        """Pictures to train on, those that say much more often than others. [count] int64"""
+        return torch.multinomial(self.chances[: self.unseen], count, replacement=True, generator=generator)
 
     def blend(self, pick, generator):
         """-> ids of the captions needed [U, L], weights of each picture over them [B, U]"""
@@ -173,13 +183,45 @@ class Captions:
         return self.ids[used], blend
 
 
-def velocity_loss(model, z, noise, t, alphas, ids, weights):
-    """Mean squared error of v (arXiv:2202.00512, section 4) for latents z [B, 8, 16, 16] at timesteps t [B]."""
+def velocity_errors(model, z, noise, t, alphas, ids, weights):
+    """Mean squared errors of v (arXiv:2202.00512, section 4) of latents z [B, 8, 16, 16] at timesteps t [B]. [B]"""
     a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
     with autocast(z.device.type):
         words = torch.einsum("bu,uld->bld", weights, model["text_encoder"](ids)[0].float())
         v = model["unet"](a * z + s * noise, t, encoder_hidden_states=words).sample.float()
-    return F.mse_loss(v, a * noise - s * z)
+    return (v - (a * noise - s * z)).square().mean((1, 2, 3))
+
+
+class Unseen:
+    """What the training does not see: pictures of solids kept back, each at a noise and a timestep of its own.
+
+    The loss of the training says nothing: most of it lies at small t, and falls while large t forgets its words.
+    """
+
+    def __init__(self, captions, latents, alphas, batch=64):
+        generator, device = torch.Generator().manual_seed(0), latents.device
+        kept = torch.arange(captions.unseen, len(latents))
+        pick = kept[torch.randperm(len(kept), generator=generator)[:UNSEEN]]
+        noise = torch.randn(len(pick), *latents.shape[1:], generator=generator).to(device)
+        t = ((torch.arange(len(pick)) + 0.5) * architecture.TIMESTEPS / len(pick)).long().to(device)
+        ids, weights = (part.to(device) for part in captions.blend(pick, generator))
+        nothing = captions.ids[captions.empty][None].to(device), torch.ones(len(pick), 1, device=device)
+        self.high, self.alphas = t > architecture.TIMESTEPS // 2, alphas
+        cut = lambda part: part.split(batch)  # noqa: E731
+        pictures = [cut(part) for part in (latents[pick.to(device)], noise, t)]
+        self.told = list(zip(*pictures, cut(weights), strict=True)), ids
+        self.untold = list(zip(*pictures, cut(nothing[1]), strict=True)), nothing[0]
+
+    @torch.no_grad()
+    def measure(self, model):
+        """-> {"unseen": the loss, "high": that of the noisier half, "words": by how much the words lower that}"""
+        told, untold = (
+            torch.cat([velocity_errors(model, z, noise, t, self.alphas, ids, w) for z, noise, t, w in batches])
+            for batches, ids in (self.told, self.untold)
+        )
+        high = told[self.high].mean()
+        figures = {"unseen": told.mean(), "high": high, "words": untold[self.high].mean() - high}
+        return {name: round(figure.item(), 4) for name, figure in figures.items()}
 
 
 def for_training(text_encoder, unet, device):
@@ -261,20 +303,21 @@ def train_diffusion(options, data, vae):
     def loss_of(step):
         for each in (generator, noise_generator):
             each.manual_seed(1_000_003 * options.seed + 2 * step + 1)
-        pick = torch.randint(len(captions.first), (options.batch,), generator=generator)
+        pick = captions.pick(options.batch, generator)
         z = latents[pick.to(device)]
         noise = torch.randn(z.shape, generator=noise_generator, device=device)
         t = torch.arange(options.batch) + torch.rand(options.batch, generator=generator)  # stratified: less variance
-        t = (t * architecture.TIMESTEPS / options.batch).long().to(device)
+        t = ((t / options.batch) ** TIMESTEP_POWER * architecture.TIMESTEPS).long().to(device)
         told = (part.to(device) for part in captions.blend(pick, generator))
-        return velocity_loss(model, z, noise, t, alphas, *told)
+        return velocity_errors(model, z, noise, t, alphas, *told).mean()
 
     if options.init and step == 0:
         temper(model, lambda: loss_of(0))
         average.load_state_dict(model.state_dict())
     if options.compile:
         unet.compile()
-    clock = Clock(spent, options.minutes)
+    clock, unseen = Clock(spent, options.minutes), Unseen(captions, latents, alphas)
+    figures = unseen.measure(average)
     bar = tqdm(desc="diffusion", initial=step, unit="step")
     while clock.fraction < 1:
         set_rate(optimizer, options.rate, step, clock.fraction)
@@ -290,11 +333,13 @@ def train_diffusion(options, data, vae):
         losses.append(loss.detach())
         bar.update()
         if step % 20 == 0:
-            bar.set_postfix(loss=f"{recent(losses):.4f}", left=f"{clock.left:.0f}s")
+            bar.set_postfix(loss=f"{recent(losses):.4f}", **figures, left=f"{clock.left:.0f}s")
         if clock.time_to_save(300):
             state = dict(model=model.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
             save_state(state_path, **state, step=step, spent=clock.spent)
-            save_prior(options, len(latents), vae, tokenizer, average, step, clock.spent, recent(losses))
+            figures = unseen.measure(average)
+            tqdm.write(f"diffusion: step {step}: {figures}")
+            save_prior(options, len(latents), vae, tokenizer, average, step, clock.spent, figures)
     bar.close()
 
 
@@ -303,7 +348,7 @@ def recent(losses):
     return torch.stack(list(losses)).mean().item()
 
 
-def save_prior(options, count, vae, tokenizer, average, step, spent, loss):
+def save_prior(options, count, vae, tokenizer, average, step, spent, figures):
     """The pipeline, its training record, and the checksums that `main.py doctor` compares."""
     out = options.out
     architecture.save_pipeline(out, vae, average["text_encoder"], tokenizer, average["unet"])
@@ -314,7 +359,7 @@ def save_prior(options, count, vae, tokenizer, average, step, spent, loss):
         "steps": step,
         "batch": options.batch,
         "minutes": round(spent / 60, 1),
-        "loss": round(loss, 5),
+        **figures,
         "device": options.device,
         "torch": torch.__version__,
     }

@@ -52,6 +52,41 @@ def texts(captions):
     return [phrase + suffix for phrase in phrases for suffix in ("", *(f", {word}" for word in SIDED_WORDS))] + [""]
 
 
+def test_what_few_pictures_say_is_drawn_more_often_and_what_is_kept_back_never(script):
+    data = SimpleNamespace(
+        captions=np.array(
+            ["a frog", "a cat wearing a hat", "a car on a box", "a cat wearing a hat on a box", "a frog"]
+        ),
+        azimuth=np.zeros(5),
+        elevation=np.zeros(5),
+    )
+    captions = script.Captions(architecture.build_tokenizer(), data)
+    drawn = captions.pick(10_000, torch.Generator().manual_seed(0)).bincount(minlength=5) / 10_000
+    expected = torch.tensor([1, script.WORN_TIMES, script.SUPPORT_TIMES, script.WORN_TIMES * script.SUPPORT_TIMES, 0])
+    assert torch.allclose(drawn, expected / expected.sum(), atol=0.02)
+
+
+def test_what_the_words_are_worth_is_measured_on_pictures_kept_back(script):
+    """A model that knows the picture from its words, and nothing about the noise."""
+    count = 64 * 200
+    data = SimpleNamespace(captions=np.full(count, "a frog"), azimuth=np.zeros(count), elevation=np.zeros(count))
+    captions, latents = script.Captions(architecture.build_tokenizer(), data), torch.zeros(count, 8, 16, 16)
+    latents[captions.unseen :] = 1.0
+    alphas = architecture.build_scheduler().alphas_cumprod
+    spread = (1 - alphas).sqrt()
+
+    def text_encoder(ids):
+        return ((ids != captions.ids[captions.empty]).any(1).float()[:, None, None].expand(-1, architecture.TOKENS, 4),)
+
+    def unet(noisy, t, encoder_hidden_states):
+        return SimpleNamespace(sample=-(encoder_hidden_states[:, 0, 0] * spread[t])[:, None, None, None] * noisy**0)
+
+    figures = script.Unseen(captions, latents, alphas).measure({"text_encoder": text_encoder, "unet": unet})
+    said = 1 - script.DROP_ALL  # where the words are dropped, they are missing from the loss with them, too
+    assert figures["words"] == pytest.approx(said * (1 - alphas)[500:].mean().item(), rel=0.1)
+    assert figures["unseen"] > figures["high"] > 0
+
+
 def test_the_gradient_that_is_followed_is_that_of_the_loss_in_float32(script, captions, monkeypatch):
     """Nothing but a prior that never learns would show it."""
 
@@ -68,7 +103,7 @@ def test_the_gradient_that_is_followed_is_that_of_the_loss_in_float32(script, ca
         z, noise = (torch.randn(16, 8, 16, 16, generator=generator) for _ in range(2))
         t = torch.arange(16) * 62
         told = captions.blend(torch.arange(4).repeat(4), generator)
-        loss = script.velocity_loss(model, z, noise, t, architecture.build_scheduler().alphas_cumprod, *told)
+        loss = script.velocity_errors(model, z, noise, t, architecture.build_scheduler().alphas_cumprod, *told).mean()
         loss.backward()
         return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -87,7 +122,7 @@ def test_queries_and_keys_that_have_grown_are_tempered_and_others_left_alone(scr
     z, noise = (torch.randn(4, 8, 16, 16, generator=generator) for _ in range(2))
     alphas = architecture.build_scheduler().alphas_cumprod
     told = captions.blend(torch.arange(4), generator)
-    forward = lambda: script.velocity_loss(model, z, noise, torch.arange(4) * 200, alphas, *told)  # noqa: E731
+    forward = lambda: script.velocity_errors(model, z, noise, torch.arange(4) * 200, alphas, *told)  # noqa: E731
     attention = model["unet"].mid_block.attentions[0].transformer_blocks[0].attn1
     with torch.no_grad():
         attention.to_q.weight.mul_(300)
