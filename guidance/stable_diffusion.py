@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +11,11 @@ from torch import Tensor
 
 from guidance import distill
 from guidance.diffusion import DiffusionGuidance
+from guidance.parts import open_parts
 from guidance.prompts import view_prompts
-from guidance.weights import locate
+from guidance.weights import Located, locate
 
 log = logging.getLogger(__name__)
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 PRECISIONS = {  # dtype of the UNet, dtype of the autoencoder
     "fp32": (torch.float32, torch.float32),
     "mixed": (torch.float32, torch.bfloat16),
@@ -49,7 +46,8 @@ class StableDiffusion(DiffusionGuidance):
     factor: nothing is drawn while encoding, so noise comes from one place only.
 
     Args:
-        sources: Repo ids or folders, tried in order (see `guidance.weights.resolve`), or one of them.
+        sources: Repo ids, folders or files, tried in order (see `guidance.weights.resolve`), or one of them, or what
+            `guidance.weights.locate` found.
         device: Where the models run.
         precision: auto, fp32, mixed, bf16 or fp16 (CUDA only); see `default_precision` and PRECISIONS.
         pictures: Keep the decoder, so that a batch may ask for pictures.
@@ -66,7 +64,7 @@ class StableDiffusion(DiffusionGuidance):
 
     def __init__(
         self,
-        sources: str | list[str],
+        sources: str | list[str] | Located,
         *,
         device: torch.device | str = "cpu",
         precision: str = "auto",
@@ -76,15 +74,16 @@ class StableDiffusion(DiffusionGuidance):
     ):
         self.device = torch.device(device)
         self.unet_dtype, self.vae_dtype = _dtypes(precision, self.device)
-        located = locate([sources] if isinstance(sources, str) else sources, half=self.unet_dtype == torch.float16)
-        self.source, self.folder, self.variants = located.source, located.folder, located.variants
+        if not isinstance(sources, Located):
+            sources = locate([sources] if isinstance(sources, str) else sources, half=self.unet_dtype == torch.float16)
+        self.source, self.parts = sources.source, open_parts(sources)
 
         import diffusers
 
-        vae_class = self._autoencoder_class()
+        vae_class = getattr(diffusers, self.parts.autoencoder_class())
         self.unet = self._load(diffusers.UNet2DConditionModel, "unet")
-        self.vae = self._load(getattr(diffusers, vae_class), "vae").to(memory_format=torch.channels_last)
-        scheduler = diffusers.DDPMScheduler.from_pretrained(str(self.folder), subfolder="scheduler")
+        self.vae = self._load(vae_class, "vae").to(memory_format=torch.channels_last)
+        scheduler = self.parts.scheduler()
         self.prediction_type = scheduler.config.prediction_type
         self._check()
         self.scaling_factor = self.vae.config.scaling_factor
@@ -112,9 +111,9 @@ class StableDiffusion(DiffusionGuidance):
         Raises:
             ValueError: `text` is empty, or the tokenizer does not belong to the text encoder.
         """
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel
 
-        self.tokenizer = CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer"))
+        self.tokenizer = self.parts.tokenizer()
         self.text_encoder = self._load(CLIPTextModel, "text_encoder")
         try:
             self._check_tokenizer()
@@ -148,13 +147,9 @@ class StableDiffusion(DiffusionGuidance):
         return distill.predicted_noise(output.float(), noisy, self.alphas_cumprod[timesteps], self.prediction_type)
 
     def _load(self, model_class: type, part: str) -> torch.nn.Module:
-        """One part of the pipeline, frozen, from this disk only."""
+        """One part of the pipeline, frozen."""
         dtype = self.vae_dtype if part == "vae" else self.unet_dtype
-        with _quiet():
-            model = model_class.from_pretrained(
-                str(self.folder), subfolder=part, dtype=dtype, variant=self.variants[part], local_files_only=True
-            )
-        return model.to(self.device).eval().requires_grad_(False)
+        return self.parts.load(model_class, part, dtype).to(self.device).eval().requires_grad_(False)
 
     def _save_memory(self) -> None:
         self.unet.set_attention_slice("max")
@@ -163,16 +158,6 @@ class StableDiffusion(DiffusionGuidance):
             self.vae.enable_gradient_checkpointing()
         if self.device.type == "cuda":
             self.unet.to(memory_format=torch.channels_last)
-
-    def _autoencoder_class(self) -> str:
-        """The class of the autoencoder by model_index.json; refuses other families before loading gigabytes."""
-        index = json.loads(Path(self.folder, "model_index.json").read_text())
-        vae_class = index.get("vae", [None, None])[1]
-        if vae_class not in AUTOENCODERS or index.get("text_encoder", [None, None])[1] != "CLIPTextModel":
-            raise ValueError(
-                f"{self.source} holds a {index.get('_class_name')}, which is not a Stable Diffusion 1 or 2 pipeline"
-            )
-        return vae_class
 
     def _check(self) -> None:
         channels, latent_channels = self.unet.config.in_channels, self.vae.config.latent_channels
@@ -190,7 +175,7 @@ class StableDiffusion(DiffusionGuidance):
         if tokens != expected:
             raise ValueError(
                 f"the tokenizer of {self.source} has {tokens} tokens and its text encoder {expected}:"
-                f" files are missing or broken in {self.folder / 'tokenizer'}"
+                " files are missing or broken in its folder tokenizer"
             )
 
     def _max_tokens(self) -> int:
@@ -224,20 +209,3 @@ def _dtypes(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dt
     if precision == "fp16" and device.type != "cuda":
         raise ValueError(f"fp16 guidance needs CUDA, and the device is {device}: use auto or fp32")
     return PRECISIONS[precision]
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Without diffusers' advice to install accelerate and transformers' progress bars."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    level, bars = diffusers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        diffusers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 import extension
-from guidance import weights
 from guidance.diffusion import DiffusionGuidance
 from guidance.prompts import ViewOptions
 from guidance.stable_diffusion import StableDiffusion
@@ -21,6 +20,7 @@ from nerf.renderers import RaymarchRenderer, StratifiedRenderer
 from nerf.renderers.base import Renderer
 from nerf.schedule import Schedule
 from nerf.seeding import step_generator
+from nerf.select_guidance import find_weights
 from nerf.trainer import Trainer
 
 
@@ -113,14 +113,16 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
         side_decay_factor=options.side_decay_factor,
     )
     for name in options.guidance:
-        text, sources = config.run.text, weights.resolve(options.sd_version, options.hf_key)
+        text = config.run.text
         if name == "toybox":
             from toybox.captions import canonical
             from toybox.lexicon import is_sided, known_to
 
             known = known_to(options.toybox_dir)
-            text, sources = canonical(text, known), [options.toybox_dir]
+            text, sources = canonical(text, known), options.toybox_dir
             views = replace(views, sided=is_sided(known))
+        else:
+            sources = find_weights(config, half=device.type == "cuda")
         prior = StableDiffusion(
             sources,
             device=device,

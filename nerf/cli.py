@@ -25,8 +25,8 @@ from nerf.validate import validate, validate_values
 USAGE = 'python main.py --text "a frog" --workspace out [options]'
 EPILOG = (
     "commands: without one, train; `python main.py doctor` checks this machine; `python main.py words` lists what "
-    "Toybox understands; --test, --six_views and --save_mesh (without --text) work on the trained run in --workspace. "
-    "A flag is turned off by --no_<name>."
+    "Toybox understands; `python main.py download` fetches Stable Diffusion ahead of time; --test, --six_views and "
+    "--save_mesh (without --text) work on the trained run in --workspace. A flag is turned off by --no_<name>."
 )
 # Options of stable-dreamfusion whose feature is not here.
 NOT_YET = set(
@@ -38,6 +38,7 @@ NOT_YET = set(
 )
 # Options of stable-dreamfusion that are accepted and change nothing: name -> why.
 NO_MEANING = {"dont_override_stuff": "presets never override what is typed"}
+ALONE = {"doctor": "toybox", "words": "toybox", "download": "SD"}  # commands, and the guidance each is about
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -45,7 +46,7 @@ NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 class Request:
     """What one call of main.py asks for."""
 
-    commands: tuple[str, ...]  # doctor | words | train | test, six_views, save_mesh
+    commands: tuple[str, ...]  # doctor | words | download | train | test, six_views, save_mesh
     config: Config
     notes: tuple[str, ...]  # one line each, to print before the work
 
@@ -59,13 +60,13 @@ def parse(argv: Sequence[str]) -> Request:
     notes: list[str] = []
     words, typed = _typed(argv, notes)
     commands = _commands(typed)
-    if words[:1] in (["doctor"], ["words"]):
+    if words[:1] and words[0] in ALONE:
         commands, words = (words[0],), words[1:]
     if words:
         raise ValueError(f'unexpected {words[0]!r}: options begin with --, e.g. --text "a frog"')
     validate_values(typed)
-    if commands[0] in ("doctor", "words"):  # of the run that needs no download, unless another is named
-        config, note = _configure({}, typed, typed.get("guidance", ("toybox",))), ""
+    if commands[0] in ALONE:
+        config, note = _configure({}, typed, typed.get("guidance", (ALONE[commands[0]],))), ""
     elif commands == ("train",):
         config, note = _training(typed)
     else:

@@ -90,7 +90,10 @@ class GuidanceConfig:
     guidance_scale: float = opt(100.0, "strength of classifier-free guidance", low=0)
     guidance_anneal: float = opt(0.0, "move --guidance_scale to this over the run; 0: constant", low=0)
     sd_version: str = opt("2.1", "version of Stable Diffusion", choices=("1.5", "2.0", "2.1"))
-    hf_key: str | None = opt(None, "another model: a repo id or a diffusers folder", kind=str)
+    hf_key: str | None = opt(
+        None, "another model: a repo id, a diffusers folder, or a .safetensors or .ckpt file", kind=str
+    )
+    local_files_only: bool = opt(False, "download nothing: the model is in the cache, or the run ends")
     t_range: tuple[float, float] = opt(
         (0.02, 0.98), "range of timesteps, as fractions of the schedule", low=0, high=1, ascending=True
     )

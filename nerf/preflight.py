@@ -34,10 +34,8 @@ def preflight(commands: Sequence[str], config: Config) -> None:
         check_prior(config.guidance.toybox_dir, config.training.latent_iter_ratio)
     check_writable(config.run.workspace)
     if "train" in commands and "SD" in config.guidance.guidance:
-        from guidance import weights
-
-        sources = weights.resolve(config.guidance.sd_version, config.guidance.hf_key)
-        weights.locate(sources, half=select_guidance.has_accelerator(config.run.device))  # there it runs in fp16
+        half = select_guidance.has_accelerator(config.run.device)  # there it runs in fp16
+        select_guidance.find_weights(config, half)
 
 
 def check_disk(workspace: str) -> None:

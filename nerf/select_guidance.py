@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from guidance import hub, weights
 from nerf.config import Config
 
 PROBE_TIMEOUT = 5.0  # seconds the hub has to show that the weights can be downloaded
@@ -31,6 +32,21 @@ def select_guidance(config: Config, typed: dict[str, Any]) -> tuple[tuple[str, .
     return ("SD",), f"guidance: Stable Diffusion {config.guidance.sd_version} (--guidance toybox needs no download)"
 
 
+def find_weights(config: Config, half: bool) -> weights.Located:
+    """The Stable Diffusion model of a run, downloaded where it is not here.
+
+    Raises:
+        ValueError: it cannot be had; one line says why, of every source.
+    """
+    options = config.guidance
+    return weights.locate(
+        weights.resolve(options.sd_version, options.hf_key),
+        half,
+        sd_version=options.sd_version,
+        local_files_only=options.local_files_only,
+    )
+
+
 def has_accelerator(device: str = "auto") -> bool:
     """Whether training will run on a GPU: a driver is there, torch can use it, the user did not ask for cpu."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
@@ -51,8 +67,6 @@ def weights_available(sd_version: str) -> bool:
     """Whether one of the version's sources is cached or answers on the hub. Downloads nothing."""
     from huggingface_hub import HfApi
 
-    from guidance import weights
-
     sources = weights.resolve(sd_version)
     if any(weights.cached(source) for source in sources):
         return True
@@ -61,6 +75,6 @@ def weights_available(sd_version: str) -> bool:
             HfApi().model_info(source, timeout=PROBE_TIMEOUT)
             return True
         except Exception as error:  # the hub's client has no common base for its errors
-            if weights.explain(error).startswith("hub unreachable"):  # so are the other sources
+            if hub.explain(error).startswith("hub unreachable"):  # so are the other sources
                 return False
     return False

@@ -23,7 +23,7 @@ NEEDS: dict[str, tuple[Callable[[Any], object], str]] = {
     "ckpt": (str.strip, "latest, scratch, best, latest_model or a file"),
     "device": (lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), "auto, cpu, cuda or cuda:<n>"),
     "guidance": (lambda names: len(set(names)) == len(names), "different models"),
-    "hf_key": (str.strip, "a repo id or a diffusers folder"),
+    "hf_key": (str.strip, "a repo id, a diffusers folder or a file"),
     "level_dim": (lambda features: features in (1, 2, 4, 8), "one of 1, 2, 4, 8"),
     "occupancy_resolution": (lambda cells: cells & (cells - 1) == 0, "a power of two from 4 to 1024"),
     "decimate_target": (lambda faces: faces <= 0 or faces >= 4, "at least 4 faces, or 0 for all of them"),

@@ -49,6 +49,6 @@ def test_a_missing_writer_of_videos_is_named_before_the_training(configure, monk
 def test_half_precision_weights_are_fetched_for_a_gpu(configure, monkeypatch, gpu, fp16):
     asked = []
     monkeypatch.setattr(select_guidance, "has_accelerator", lambda device: gpu)
-    monkeypatch.setattr(weights, "locate", lambda sources, half: asked.append(half))
+    monkeypatch.setattr(weights, "locate", lambda sources, half, **options: asked.append(half))
     preflight.preflight(("train",), configure(guidance=("SD",), fp16=fp16))
     assert asked == [gpu]  # what guidance.stable_diffusion runs in there, --fp16 or not
