@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guidance import distill
 from guidance.diffusion import DiffusionGuidance
+from guidance.lean import make_lean
 from guidance.parts import open_parts
 from guidance.prompts import view_prompts
 from guidance.weights import Located, locate
@@ -102,6 +103,8 @@ class StableDiffusion(DiffusionGuidance):
         self.pictures = pictures
         if not pictures:
             self.vae.decoder = None
+        if type(self.vae).__name__ == "AutoencoderKL":
+            make_lean(self.vae.encoder)
         if save_memory:
             self._save_memory()
 
