@@ -79,6 +79,10 @@ class DiffusionGuidance(ABC):
         noisy [N, C, h, w], timesteps [N] int64, embeddings [N, L, D] -> [N, C, h, w]
         """
 
+    def economise(self) -> str | None:
+        """Take less memory from now on, in place. Returns what was given up; None: there is nothing more to give up."""
+        return None
+
     @torch.no_grad()
     def prepare(self, text: str, negative: str = "") -> None:
         """Encodes the prompt for every view, and the negative prompt. Call it once, before the first step.

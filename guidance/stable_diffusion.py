@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import textwrap
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from guidance import distill
 from guidance.diffusion import DiffusionGuidance
 from guidance.lean import make_lean
+from guidance.memory import PLANS, MemoryPlan, choose, next_smaller, to_int8
 from guidance.parts import open_parts
 from guidance.prompts import view_prompts
 from guidance.weights import Located, locate
@@ -52,12 +54,12 @@ class StableDiffusion(DiffusionGuidance):
         device: Where the models run.
         precision: auto, fp32, mixed, bf16 or fp16 (CUDA only); see `default_precision` and PRECISIONS.
         pictures: Keep the decoder, so that a batch may ask for pictures.
-        save_memory: At the cost of time, one attention head and one picture at a time, and most activations of
-            AutoencoderKL computed again for the gradient instead of kept.
+        vram: GB that the guidance may take, which chooses its plan (`guidance.memory`); inf: it gives nothing up.
         options: Of DiffusionGuidance.
 
     Attributes:
         source: The source that was loaded.
+        plan: What it gave up for memory.
 
     Raises:
         ValueError: No source can be loaded, or what it holds is not a Stable Diffusion 1 or 2 model.
@@ -70,7 +72,7 @@ class StableDiffusion(DiffusionGuidance):
         device: torch.device | str = "cpu",
         precision: str = "auto",
         pictures: bool = False,
-        save_memory: bool = False,
+        vram: float = math.inf,
         **options: Any,
     ):
         self.device = torch.device(device)
@@ -82,7 +84,8 @@ class StableDiffusion(DiffusionGuidance):
         import diffusers
 
         vae_class = getattr(diffusers, self.parts.autoencoder_class())
-        self.unet = self._load(diffusers.UNet2DConditionModel, "unet")
+        self.unet = self.parts.load(diffusers.UNet2DConditionModel, "unet", self.unet_dtype)
+        self.unet.eval().requires_grad_(False)  # still in ordinary memory, where there is room to make it smaller
         self.vae = self._load(vae_class, "vae").to(memory_format=torch.channels_last)
         scheduler = self.parts.scheduler()
         self.prediction_type = scheduler.config.prediction_type
@@ -105,8 +108,9 @@ class StableDiffusion(DiffusionGuidance):
             self.vae.decoder = None
         if type(self.vae).__name__ == "AutoencoderKL":
             make_lean(self.vae.encoder)
-        if save_memory:
-            self._save_memory()
+        self.plan = PLANS[0]
+        self._follow(choose(vram, sum(p.numel() for p in self.unet.parameters()), math.prod(self.image_size)))
+        self.unet.to(self.device)
 
     def prepare(self, text: str, negative: str = "") -> None:
         """Encodes the prompts; what is too long for the text encoder is cut (with a warning), the view words never.
@@ -154,13 +158,21 @@ class StableDiffusion(DiffusionGuidance):
         dtype = self.vae_dtype if part == "vae" else self.unet_dtype
         return self.parts.load(model_class, part, dtype).to(self.device).eval().requires_grad_(False)
 
-    def _save_memory(self) -> None:
-        self.unet.set_attention_slice("max")
-        self.vae.enable_slicing()
-        if type(self.vae).__name__ == "AutoencoderKL":  # AutoencoderTiny then forgets to scale its pictures
-            self.vae.enable_gradient_checkpointing()
-        if self.device.type == "cuda":
-            self.unet.to(memory_format=torch.channels_last)
+    def economise(self) -> str | None:
+        plan = next_smaller(self.plan)
+        if plan is None:
+            return None
+        self._follow(plan)
+        return plan.name
+
+    def _follow(self, plan: MemoryPlan) -> None:
+        """Give up what the plan gives up and the one before did not."""
+        if plan.int8 and not self.plan.int8:
+            to_int8(self.unet)
+        ratio = plan.scale / self.plan.scale
+        self.image_size = tuple(round(side * ratio) for side in self.image_size)
+        self.latent_shape = (self.latent_shape[0], *(round(side * ratio) for side in self.latent_shape[1:]))
+        self.plan = plan
 
     def _check(self) -> None:
         channels, latent_channels = self.unet.config.in_channels, self.vae.config.latent_channels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from nerf.schedule import Schedule
 from nerf.seeding import step_generator
 from nerf.select_guidance import find_weights
 from nerf.trainer import Trainer
+
+RENDERING = 2.0  # GB: CUDA itself, the field, its optimiser and the samples of a step
+SMALL_VRAM = 4.0  # GB of --vram_O
 
 
 def build_device(config: Config) -> torch.device:
@@ -44,6 +48,15 @@ def build_precision(config: Config, device: torch.device) -> str:
     else:
         fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return "bf16" if config.training.fp16 and fast else "fp32"
+
+
+def build_vram(config: Config, device: torch.device) -> float:
+    """GB that the guidance may take: what is left of --vram, or of what is free, beside the field and its rays."""
+    if config.training.vram is not None:
+        return config.training.vram - RENDERING
+    if config.training.vram_O:
+        return SMALL_VRAM - RENDERING
+    return torch.cuda.mem_get_info(device)[0] / 1e9 - RENDERING if device.type == "cuda" else math.inf
 
 
 def build_field(config: Config, device: torch.device) -> Field:
@@ -128,7 +141,7 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
             device=device,
             views=views,
             pictures=options.save_guidance,
-            save_memory=config.training.vram_O,
+            vram=build_vram(config, device),
             grad_clip=config.training.grad_clip,
             rule=options.distill,
             rescale=options.cfg_rescale,

@@ -124,7 +124,10 @@ class TrainingConfig:
     optim: str = opt("adan", "optimiser", choices=("adan", "adam"))
     ema_decay: float = opt(0.95, "decay per step of the averaged weights that are shown and exported", low=0, below=1)
     fp16: bool = opt(False, "mixed precision, where it pays")
-    vram_O: bool = opt(False, "save GPU memory at the cost of time")
+    vram: float | None = opt(
+        None, "GB of GPU memory to get by with (what is free); Stable Diffusion is made to fit", kind=float, above=0
+    )
+    vram_O: bool = opt(False, "as little GPU memory as keeps the pictures whole: --vram 4")
     batch_size: int = opt(1, "pictures per step", low=1)
     w: int = opt(64, "width of the training pictures in pixels", low=8)
     h: int = opt(64, "height of the training pictures in pixels", low=8)

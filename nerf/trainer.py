@@ -79,7 +79,30 @@ class Trainer:
         return self.step >= self.schedule.iters
 
     def train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
-        """One step. Returns what was rendered, and the unweighted losses and metrics (0-d tensors)."""
+        """One step. Returns what was rendered, and the unweighted losses and metrics (0-d tensors).
+
+        Where memory runs out, the step is taken again with a guidance that takes less, and so are those that follow.
+        """
+        while True:
+            try:
+                return self._train_step()
+            except torch.OutOfMemoryError as error:
+                reason = error.with_traceback(None)  # which holds every tensor of the step
+            if not self._economise():
+                raise reason
+
+    def _economise(self) -> bool:
+        """Let one guidance give something up for memory; False: none can."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for name, prior in self.guidance.items():
+            if given_up := prior.economise():
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                tqdm.write(f"out of GPU memory in step {self.step + 1}: {name} goes on with less ({given_up})")
+                return True
+        return False
+
+    def _train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
         step, schedule = self.step, self.schedule
         plan = schedule.plan(step)
         generator = step_generator(schedule.seed, step, self.device, stream="render")

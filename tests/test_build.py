@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -40,17 +42,21 @@ def test_precision_and_layers_reach_every_backbone(monkeypatch, backbone, kind):
     assert len(list(deep.parameters())) > len(list(shallow.parameters()))
 
 
-@pytest.mark.parametrize("vram_O", [False, True])
-def test_vram_O_reaches_the_guidance(monkeypatch, vram_O):
+@pytest.mark.parametrize(
+    "options, expected",
+    [({}, math.inf), ({"vram": 6.0}, 4.0), ({"vram_O": True}, 2.0), ({"vram_O": True, "vram": 3}, 1)],
+)
+def test_what_memory_there_is_reaches_the_guidance(monkeypatch, options, expected):
     made = []
 
     class Prior:
-        def __init__(self, sources, *, save_memory, **options):
-            made.append(save_memory)
+        def __init__(self, sources, *, vram, **options):
+            made.append(vram)
 
         def prepare(self, text, negative):
             pass
 
     monkeypatch.setattr(build, "StableDiffusion", Prior)
-    build.build_guidance(configure(guidance=("SD",), vram_O=vram_O), CPU)
-    assert made == [vram_O]
+    monkeypatch.setattr(build, "find_weights", lambda config, half: "somewhere")
+    build.build_guidance(configure(guidance=("SD",), **options), CPU)
+    assert made == [expected]

@@ -134,7 +134,7 @@ BAD_VALUES = [
     (dict(guidance=("SD", "SD")), "--guidance needs different models, got SD SD"),
     (dict(device="gpu"), "--device needs auto, cpu, cuda or cuda:<n>, got 'gpu'"),
     (dict(text=" "), "--text needs what to make in words, e.g. \"a frog\", got ' '"),
-    (dict(hf_key=""), "--hf_key needs a repo id or a diffusers folder, got ''"),
+    (dict(hf_key=""), "--hf_key needs a repo id, a diffusers folder or a file, got ''"),
     (dict(workspace=""), "--workspace needs the name of a folder"),
     (dict(ckpt=""), "--ckpt needs latest"),
 ]

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from guidance import memory
 from guidance.lean import FrozenConv, NormSilu, make_lean
+from live_memory import LiveMemory
 
 
 def autoencoder(**options):
@@ -122,10 +124,16 @@ def test_little_is_kept_of_stable_diffusions_own_autoencoder_at_512():
             plain = kept(vae, 512)
             make_lean(vae.encoder)
             lean = kept(vae, 512)
+            vae.decoder = None
+            with LiveMemory() as live:
+                gradient(vae, torch.rand(1, 3, 512, 512))
+            encoder = sum(p.numel() for p in vae.encoder.parameters())
     finally:
         torch.set_default_dtype(torch.float32)
     assert 1.55e9 < plain < 1.65e9
     assert lean < 0.52e9
+    assert live.peak == pytest.approx(memory.BYTES_PER_PIXEL * 512**2, rel=0.02)  # what the plans count with
+    assert 2 * encoder == pytest.approx(memory.AUTOENCODER_BYTES, rel=0.01)
 
 
 def test_weights_that_learn_are_refused():
