@@ -93,6 +93,8 @@ def explain(error: Exception) -> int | None:
         return complain(f"{error}: pip install -r requirements.txt", FAILURE)
     if isinstance(error, OSError):
         return complain(error, FAILURE)
+    if isinstance(error, ArithmeticError):  # nerf.watch.Diverged
+        return complain(error, FAILURE)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return complain("out of GPU memory: use --vram_O, smaller --w and --h, or --batch_size 1", FAILURE)
     return None

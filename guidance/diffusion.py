@@ -79,6 +79,10 @@ class DiffusionGuidance(ABC):
         noisy [N, C, h, w], timesteps [N] int64, embeddings [N, L, D] -> [N, C, h, w]
         """
 
+    def steady(self) -> bool:
+        """Compute in float32 what overflows in half precision, from now on. False: it did already."""
+        return False
+
     def economise(self) -> str | None:
         """Take less memory from now on, in place. Returns what was given up; None: there is nothing more to give up."""
         return None
@@ -123,18 +127,24 @@ class DiffusionGuidance(ABC):
             gradient = found.gradient
             if self.grad_clip > 0:
                 gradient = gradient.clamp(-self.grad_clip, self.grad_clip)
+            lost = _lost(gradient)
+            gradient = _finite(gradient)
             pictures = self._pictures(batch, latents, found, timesteps) if batch.want_pictures else None
             metrics = {
                 "timestep": timesteps.float().mean() / len(self.alphas_cumprod),
                 "gradient_rms": gradient.square().mean().sqrt(),
-                "not_finite": 1 - found.noise_pred.isfinite().float().mean(),
+                "skipped": lost.float().mean(),  # share of the views whose gradient was not finite: they change nothing
             }
         return GuidanceOutput(distill.distillation_loss(latents, gradient), metrics, pictures)
 
     def _latents(self, batch: GuidanceBatch) -> Tensor:
         """The batch in model space, float32, attached to the graph of its images or latents. [B, C, h, w]"""
         if batch.images is not None:
-            return self.encode(resize(batch.images.float(), self.image_size))
+            images = batch.images.float()
+            if images.requires_grad:
+                images = images.clone()  # so that the hook is on a tensor of its own
+                images.register_hook(_finite)
+            return self.encode(resize(images, self.image_size))
         if batch.latents.shape[1] != self.latent_shape[0]:
             raise ValueError(
                 f"the model denoises {self.latent_shape[0]} channels, but the latents have {batch.latents.shape[1]}:"
@@ -157,6 +167,16 @@ class DiffusionGuidance(ABC):
         shown = self.decode(latents) if batch.images is None else resize(batch.images.float(), self.image_size)
         estimate = distill.predicted_original(found.noise_pred, found.noisy, self.alphas_cumprod[timesteps])
         return torch.cat([shown, self.decode(found.noisy), self.decode(estimate)]).clamp(0, 1)
+
+
+def _lost(gradient: Tensor) -> Tensor:
+    """Which views have a gradient that is not finite. [B, C, H, W] -> [B] bool"""
+    return ~gradient.flatten(1).isfinite().all(1)
+
+
+def _finite(gradient: Tensor) -> Tensor:
+    """The gradient with 0 for the views where it is not finite. Nothing waits for the device."""
+    return gradient.masked_fill(_lost(gradient)[:, None, None, None], 0)
 
 
 @dataclass(frozen=True)

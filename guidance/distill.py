@@ -96,10 +96,7 @@ def perp_neg(uncond: Tensor, positive: Tensor, negatives: Tensor, weights: Tenso
 
 
 def sds_gradient(noise_pred: Tensor, noise: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
-    """Score distillation gradient w(t) (noise_pred - noise), w(t) = 1 - alpha_bar (arXiv:2209.14988, eq. 3). [B, ...]
-
-    Elements that are not finite become 0, so that an overflow in half precision loses a pixel and not the run.
-    """
+    """Score distillation w(t) (noise_pred - noise), w(t) = 1 - alpha_bar (arXiv:2209.14988, eq. 3). [B, ...]"""
     return _weighted(noise_pred - noise, alphas_cumprod_t)
 
 
@@ -134,9 +131,8 @@ def distillation_loss(latents: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _weighted(difference: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
-    """w(t) = 1 - alpha_bar times the difference; what is not finite becomes 0."""
-    weighted = (1 - _per_element(alphas_cumprod_t, difference)) * difference
-    return torch.nan_to_num(weighted, nan=0.0, posinf=0.0, neginf=0.0)
+    """w(t) = 1 - alpha_bar times the difference."""
+    return (1 - _per_element(alphas_cumprod_t, difference)) * difference
 
 
 def _per_element(values: Tensor, like: Tensor) -> Tensor:

@@ -158,6 +158,12 @@ class StableDiffusion(DiffusionGuidance):
         dtype = self.vae_dtype if part == "vae" else self.unet_dtype
         return self.parts.load(model_class, part, dtype).to(self.device).eval().requires_grad_(False)
 
+    def steady(self) -> bool:
+        half = self.vae_dtype != torch.float32
+        self.vae_dtype = torch.float32  # the autoencoder of version 2 overflows in fp16; its UNet does not
+        self.vae.float()
+        return half
+
     def economise(self) -> str | None:
         plan = next_smaller(self.plan)
         if plan is None:

@@ -25,6 +25,7 @@ from nerf.runlog import RunLog
 from nerf.schedule import Plan, Schedule
 from nerf.seeding import step_generator
 from nerf.types import RenderOutput, Views
+from nerf.watch import ADVICE, Diverged, Verdict, Watch
 
 LOG_INTERVAL = 10  # steps between two looks at the losses: each look waits for the GPU
 
@@ -51,6 +52,7 @@ class Trainer:
     validate: Callable[[int], None] | None = None  # called with the step, with the averaged weights in place
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     step: int = 0  # steps done
+    watch: Watch = field(default_factory=Watch)
 
     def train(self) -> bool:
         """Train to the end of the schedule and save. Returns False where Ctrl-C ended it early (saved as well)."""
@@ -58,10 +60,12 @@ class Trainer:
         bar = tqdm(total=self.schedule.iters, initial=self.step, desc="training", unit="step", smoothing=0.05)
         self.renderer.train()
         with bar, log, _interruptible() as interrupted:
-            samples, since = 0, time.perf_counter()
+            samples, skipped, steps, since = 0, 0.0, 0, time.perf_counter()
             while self.step < self.schedule.iters and not interrupted():
                 out, terms = self.train_step()
                 samples += len(out.samples["ts"])
+                steps += 1
+                skipped = skipped + sum(value for name, value in terms.items() if name.endswith("_skipped"))
                 bar.update()
                 if self.step % LOG_INTERVAL == 0 or self.step == self.schedule.iters:
                     now = time.perf_counter()
@@ -69,6 +73,9 @@ class Trainer:
                     values["samples_per_second"], samples, since = samples / (now - since), 0, now
                     log.write(self.step, values)
                     bar.set_postfix_str(_summary(values))
+                    self._react(float(skipped) / (steps * len(self.guidance)), values)
+                    skipped, steps = 0.0, 0
+                    bar.n = self.step  # a restored run has gone back
                 if self.step % self.save_interval == 0 and self.step < self.schedule.iters:
                     self.save()
                     if self.validate is not None:
@@ -77,6 +84,39 @@ class Trainer:
                         self.renderer.train()
             self.save()
         return self.step >= self.schedule.iters
+
+    def _react(self, skipped: float, values: Mapping[str, float]) -> None:
+        """Do what the watch says about the steps since the last look.
+
+        Args:
+            skipped: Share of their views whose gradient was not finite.
+
+        Raises:
+            Diverged: nothing helps.
+        """
+        finite = all(bool(p.isfinite().all()) for p in self.renderer.parameters())
+        verdict = self.watch.judge(skipped, finite)
+        what = "weights that are not finite" if not finite else f"{skipped:.0%} of the views without a finite gradient"
+        if verdict is Verdict.STEADY:
+            steadied = [name for name, prior in self.guidance.items() if prior.steady()]
+            also = f", and {' and '.join(steadied)} encodes in float32 from here on" if steadied else ""
+            tqdm.write(f"step {self.step}: {what}: they change nothing{also}")
+        if verdict is Verdict.RESTORE and self._restore():
+            tqdm.write(f"{what}: back to step {self.step} with half the learning rate")
+        elif verdict in (Verdict.RESTORE, Verdict.STOP):
+            raise Diverged(f"stopped in step {self.step}: {what}; {ADVICE}")
+        if line := self.watch.opacity(values):
+            tqdm.write(f"step {self.step}: {line}")
+
+    def _restore(self) -> bool:
+        """Go back to the last checkpoint with half the learning rate; False: there is none."""
+        path = checkpoint.find(self.workspace)
+        if path is None:
+            return False
+        self.load_state_dict(checkpoint.load(path, device=self.device))
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group.get("initial_lr", group["lr"]) / 2
+        return True
 
     def train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
         """One step. Returns what was rendered, and the unweighted losses and metrics (0-d tensors).

@@ -1,0 +1,163 @@
+"""nerf/watch.py, and a run in which things go wrong."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import tiny_diffusion
+from guidance.types import GuidanceBatch
+from nerf import trainer as loop
+from nerf.watch import FLAT_LOOKS, Diverged, Verdict, Watch
+from tiny_run import STEPS, logged, maker, weights
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    return tiny_diffusion.save_pipeline(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture
+def make(prior, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_INTERVAL", 1)
+    return maker(prior, tmp_path, monkeypatch)
+
+
+def test_a_lost_view_is_steadied_once_and_then_let_be():
+    watch = Watch()
+    assert [watch.judge(share, True) for share in (0, 0.1, 0.1, 0)] == [
+        Verdict.FINE,
+        Verdict.STEADY,
+        Verdict.FINE,
+        Verdict.FINE,
+    ]
+
+
+@pytest.mark.parametrize("skipped, finite", [(1.0, True), (0.0, False), (0.5, False)])
+def test_what_cannot_go_on_is_restored_once_and_then_stopped(skipped, finite):
+    watch = Watch()
+    assert watch.judge(skipped, finite) is Verdict.RESTORE and watch.judge(0, True) is Verdict.FINE
+    assert watch.judge(skipped, finite) is Verdict.STOP
+
+
+@pytest.mark.parametrize("mean, said", [(0.0, "empty"), (1.0, "full")])
+def test_pictures_that_stay_empty_or_full_are_told_once_within_two_hundred_steps(mean, said):
+    watch = Watch()
+    lines = [watch.opacity({"opacity_mean": mean}) for _ in range(3 * FLAT_LOOKS)]
+    assert [bool(line) for line in lines].index(True) * loop.LOG_INTERVAL < 200 and sum(map(bool, lines)) == 1
+    assert said in lines[FLAT_LOOKS - 1]
+
+
+def test_a_picture_that_recovers_is_not_told():
+    watch = Watch()
+    means = ([0.0] * (FLAT_LOOKS - 1) + [0.3]) * 3
+    assert not any(watch.opacity({"opacity_mean": mean}) for mean in means)
+    assert not watch.opacity({})
+
+
+def spoil(made, views, value=math.nan):
+    """What the diffusion model says of views[step] (a slice of the batch) is `value`."""
+    prior = made.guidance["toybox"]
+    predict = prior.predict_noise
+
+    def spoilt(noisy, timesteps, embeddings):
+        said = predict(noisy, timesteps, embeddings)
+        if made.step in views:
+            said.view(-1, made.schedule.batch_size, *said.shape[1:])[:, views[made.step]] = value
+        return said
+
+    prior.predict_noise = spoilt
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_view_without_a_finite_gradient_changes_nothing(prior, value):
+    from guidance.stable_diffusion import StableDiffusion
+
+    guidance = StableDiffusion(prior)
+    guidance.prepare("a frog")
+    given = lambda: GuidanceBatch(  # noqa: E731
+        images=torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_(),
+        azimuth=torch.zeros(2),
+        elevation=torch.zeros(2),
+        generator=torch.Generator().manual_seed(0),
+        guidance_scale=5.0,
+    )
+    whole = given()
+    guidance(whole).loss.backward()
+    predict = guidance.predict_noise
+
+    def spoilt(*args):
+        said = predict(*args)
+        said.view(-1, 2, *said.shape[1:])[:, 1] = value
+        return said
+
+    guidance.predict_noise = spoilt
+    partly = given()
+    out = guidance(partly)
+    out.loss.backward()
+    assert float(out.metrics["skipped"]) == 0.5
+    assert torch.equal(partly.images.grad[0], whole.images.grad[0]) and not partly.images.grad[1].any()
+
+
+def test_a_picture_that_is_not_finite_does_not_reach_the_others(prior):
+    from guidance.stable_diffusion import StableDiffusion
+
+    guidance = StableDiffusion(prior)
+    guidance.prepare("a frog")
+    images = torch.rand(2, 3, 16, 16)
+    images[1, 0, 3, 3] = math.nan
+    images.requires_grad_()
+    zero = torch.zeros(2)
+    guidance(GuidanceBatch(images=images, azimuth=zero, elevation=zero, generator=torch.Generator())).loss.backward()
+    assert images.grad.isfinite().all() and images.grad[0].any() and not images.grad[1].any()
+
+
+def test_a_run_survives_a_step_without_a_finite_gradient_and_says_so(make, capsys):
+    made = make(batch_size=2, latent_iter_ratio=0.0)
+    spoil(made, {2: slice(0, 1)})
+    assert made.train() and made.step == STEPS
+    assert all(p.isfinite().all() for p in weights(made).values())
+    assert [line["toybox_skipped"] for line in logged(made)] == [0, 0, 0.5, 0, 0, 0]
+    assert "step 3: 50% of the views without a finite gradient: they change nothing" in "".join(capsys.readouterr())
+
+
+def test_a_run_that_goes_wrong_returns_to_its_checkpoint_with_half_the_rate(make, capsys):
+    made = make(dataset_size_train=2, latent_iter_ratio=0.0)
+    spoilt = {3: slice(None)}
+    spoil(made, spoilt)
+    original = made._restore
+
+    def restore():
+        spoilt.clear()  # a passing fault
+        return original()
+
+    made._restore = restore
+    before = [group["lr"] for group in made.optimizer.param_groups]
+    assert made.train() and made.step == STEPS
+    assert [group["lr"] for group in made.optimizer.param_groups] == [rate / 2 for rate in before]
+    assert "back to step 2 with half the learning rate" in "".join(capsys.readouterr())
+
+
+def test_a_run_that_goes_wrong_again_stops_with_what_to_try(make):
+    made = make(dataset_size_train=2, latent_iter_ratio=0.0)
+    spoil(made, {3: slice(None)})
+    with pytest.raises(Diverged, match="stopped in step 4: 100% of the views without a finite gradient; try another"):
+        made.train()
+
+
+def test_weights_that_are_not_finite_are_noticed(make):
+    made = make(dataset_size_train=2)
+    step = made.train_step
+
+    def broken():
+        result = step()
+        if made.step == 4:
+            with torch.no_grad():
+                next(made.renderer.parameters()).view(-1)[0] = math.nan
+        return result
+
+    made.train_step = broken
+    with pytest.raises(Diverged, match="weights that are not finite"):
+        made.train()
