@@ -47,13 +47,13 @@ __all__ = [
     "when_loaded",
 ]
 ROOT = Path(__file__).resolve().parent
-NAMES = ("gridencoder", "fusedfield", "raymarching", "shencoder", "freqencoder")  # the longest build first
+NAMES = ("gridencoder", "fusedfield", "raymarching", "shencoder", "freqencoder", "adan")  # the longest build first
 INCLUDES = {"fusedfield": ("gridencoder",)}  # the other extensions whose headers one includes, beside common's
 MODES = ("native", "torch")
 
 # No -march: kernels choose AVX2 or AVX-512 when they run, so that a cache shared by machines cannot crash older ones.
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-CXX_FLAGS = ["-O3", "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd", *DEFINES]
+CXX_FLAGS = ["-O3", "-fno-math-errno", "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd", *DEFINES]
 CUDA_FLAGS = ["-O3", "-DUSE_CUDA", *DEFINES]
 
 

@@ -241,12 +241,21 @@ def _compare_raymarching(device: str) -> list:
     return list(composite_rays_train(_points(device, 1)[:256, 0] * 9, _points(device, 3)[:256], ts, packed))
 
 
+def _compare_adan(device: str) -> list:
+    from adan import adan_update
+
+    p, grad, average, difference, square, previous = _points(device, 6).T.contiguous()
+    adan_update(p, grad, average, difference, square, previous, step=5, lr=0.01)
+    return [p, average, difference, square, previous]
+
+
 COMPARISONS: dict[str, Callable[[str], list]] = {
     "raymarching": _compare_raymarching,
     "gridencoder": _compare_gridencoder,
     "fusedfield": _compare_fusedfield,
     "shencoder": _compare_shencoder,
     "freqencoder": _compare_freqencoder,
+    "adan": _compare_adan,
 }
 
 

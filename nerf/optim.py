@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-# On the CPU the update runs block by block: the dozen passes over a block of this many numbers stay in the cache.
-_CPU_BLOCK = 1 << 17
+from adan import adan_update
 
 LR_SCALE = {"adan": 5.0, "adam": 1.0}  # by which --lr is multiplied
 
@@ -94,19 +92,10 @@ class Adan(Optimizer):
         clip = self._clip()
         for group in self.param_groups:
             settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
-            gathered = []
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                entry = self._entry(p, clip)
-                if p.is_cpu and p.is_contiguous():
-                    for block in zip(*(t.reshape(-1).split(_CPU_BLOCK) for t in entry), strict=True):
-                        _adan(*([t] for t in block), steps=[self.state[p]["step"]], clip=clip, **settings)
-                else:
-                    gathered.append((p, entry))
-            if gathered:
-                steps = [self.state[p]["step"] for p, _ in gathered]
-                _adan(*map(list, zip(*(e for _, e in gathered), strict=True)), steps=steps, clip=clip, **settings)
+                if p.grad is not None:
+                    averages = self._averages(p, clip)
+                    adan_update(p, p.grad, *averages, step=self.state[p]["step"], clip=clip, **settings)
         return loss
 
     def _clip(self) -> Tensor | None:
@@ -116,8 +105,8 @@ class Adan(Optimizer):
             return None
         return (self.max_grad_norm / (nn.utils.get_total_norm(grads) + 1e-12)).clamp(max=1.0)
 
-    def _entry(self, p: Tensor, clip: Tensor | None) -> tuple[Tensor, ...]:
-        """The parameter, its gradient and its averages, with its clock advanced."""
+    def _averages(self, p: Tensor, clip: Tensor | None) -> tuple[Tensor, ...]:
+        """The averages of the parameter, with its clock advanced."""
         state = self.state[p]
         if not state:
             state["step"] = 0
@@ -125,43 +114,7 @@ class Adan(Optimizer):
                 state[name] = torch.zeros_like(p)
             state["previous"] = p.grad.clone() if clip is None else p.grad * clip  # the first difference is 0
         state["step"] += 1
-        return p, p.grad, state["average"], state["difference"], state["square"], state["previous"]
-
-
-def _adan(
-    p: list[Tensor],
-    grad: list[Tensor],
-    average: list[Tensor],
-    difference: list[Tensor],
-    square: list[Tensor],
-    previous: list[Tensor],
-    *,
-    steps: list[int],
-    clip: Tensor | None,
-    lr: float,
-    betas: tuple[float, float, float],
-    eps: float,
-    weight_decay: float,
-) -> None:
-    """One update in place of parameters, or of blocks of them; `steps` count from 1."""
-    beta1, beta2, beta3 = betas
-    if clip is not None:
-        grad = torch._foreach_mul(grad, clip)
-    change = torch._foreach_sub(grad, previous)
-    torch._foreach_copy_(previous, grad)
-    torch._foreach_lerp_(average, grad, 1 - beta1)
-    torch._foreach_lerp_(difference, change, 1 - beta2)
-    torch._foreach_mul_(change, beta2)
-    torch._foreach_add_(change, grad)  # now the gradient expected one step ahead
-    torch._foreach_mul_(square, beta3)
-    torch._foreach_addcmul_(square, change, change, 1 - beta3)
-    root = torch._foreach_sqrt(square)
-    torch._foreach_div_(root, [math.sqrt(1 - beta3**step) for step in steps])
-    torch._foreach_add_(root, eps)
-    torch._foreach_addcdiv_(p, average, root, [-lr / (1 - beta1**step) for step in steps])
-    torch._foreach_addcdiv_(p, difference, root, [-lr * beta2 / (1 - beta2**step) for step in steps])
-    if weight_decay:
-        torch._foreach_div_(p, 1 + lr * weight_decay)
+        return tuple(state[name] for name in ("average", "difference", "square", "previous"))
 
 
 class EMA:

@@ -15,6 +15,7 @@ import freqencoder
 import gridencoder
 import raymarching
 import shencoder
+from adan import adan_update
 from nerf import build
 from nerf.cameras import cameras_from_views
 from nerf.config import PRESETS, Config
@@ -44,6 +45,7 @@ def operator_cases(device: torch.device) -> Iterator[Case]:
     if device.type == "cpu":  # no other device has the operator
         yield from field_cases()
     yield from ray_cases(device)
+    yield adan_case(device)
     directions = cases.directions(2**16, device=device).requires_grad_()
     points = cases.points(2**16, device=device).requires_grad_()
     for degree in (4, 8):
@@ -96,6 +98,14 @@ def field_cases() -> Iterator[Case]:
         size = f"2^18 points, {round(100 * len(rays()[0]) / 2**18)} % reached, {name}"
         yield Case("field_query_rays", size, rays, tuple(field.parameters()))
         yield Case("field_query_rays, rounds", size, rays, tuple(field.parameters()), rounds)
+
+
+def adan_case(device: torch.device) -> Case:
+    """The 12.2 M numbers of the default grid."""
+    size = 12_196_240
+    state = [cases.points(size, 1, device=device, seed=i)[:, 0] for i in range(6)]
+    options = dict(step=10, clip=torch.tensor(0.5, device=device), lr=5e-3, weight_decay=2e-5)
+    return Case("adan_update", f"{size / 1e6:.1f} M numbers", lambda: adan_update(*state, **options))
 
 
 def ray_cases(device: torch.device) -> Iterator[Case]:

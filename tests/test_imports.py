@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTENSIONS = {"raymarching", "gridencoder", "fusedfield", "shencoder", "freqencoder", "rasterizer"}
+EXTENSIONS = {"raymarching", "gridencoder", "fusedfield", "shencoder", "freqencoder", "adan", "rasterizer"}
 ALLOWED = {  # part -> the parts it may import
     "common": set(),
     "extension": {"common"},

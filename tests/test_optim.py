@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nerf import optim
 from nerf.optim import EMA, Adan, get_optimizer, lr_factor, resume, scale_lr
 
 
@@ -77,17 +76,6 @@ def test_a_parameter_without_a_gradient_rests_and_its_clock_too(device):
     by_hand = adan_by_hand([s.double().tolist() for s in start], lists, 0.1, (0.98, 0.92, 0.99), 1e-8, 0.0, 0.0)
     for p, values in zip(parameters, by_hand, strict=True):
         assert_close(p.detach().cpu(), torch.tensor(values, dtype=torch.float64), rtol=1e-10, atol=1e-12)
-
-
-def test_the_block_size_changes_nothing(monkeypatch):
-    gradients = random_gradients(3, (1000,))
-    results = []
-    for block in (1 << 17, 64):
-        monkeypatch.setattr(optim, "_CPU_BLOCK", block)
-        p = torch.nn.Parameter(torch.zeros(10, 100))
-        run(Adan([p], lr=0.1, weight_decay=0.01), [p], gradients)
-        results.append(p.detach())
-    assert_close(*results, rtol=1e-6, atol=0)  # vector and scalar code may fuse a multiply-add differently
 
 
 def test_parameters_that_are_not_contiguous_or_empty_are_updated_alike():
