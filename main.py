@@ -52,7 +52,9 @@ def run(request: cli.Request) -> int:
     if request.commands == ("download",):
         from nerf.select_guidance import find_weights
 
-        found = find_weights(config, half=config.run.device != "cpu")  # for the machine it is fetched for, not this one
+        found = find_weights(
+            config, config.guidance.guidance[0], half=config.run.device != "cpu"
+        )  # for the machine it is fetched for, not this one
         print(f"ready: {found.source} in {found.single or found.folder or 'memory, drawn at random'}")
         return 0
     if "train" in request.commands and "toybox" in config.guidance.guidance:

@@ -11,7 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
-from guidance.layout import Unusable, check_family, choose_files
+from guidance.layout import STABLE_DIFFUSION, Family, Unusable, check_family, choose_files
 
 TIMEOUT = 10.0  # seconds the hub has for its first answer
 STATUS = {  # of answers that have no error of their own
@@ -21,7 +21,7 @@ STATUS = {  # of answers that have no error of their own
 }
 
 
-def download(repo: str, half: bool, weights: bool = True) -> Path:
+def download(repo: str, half: bool, weights: bool = True, family: Family = STABLE_DIFFUSION) -> Path:
     """Asks the hub what a repository holds, checks that, its family and the disk, and downloads what is needed.
 
     What a broken download left is used again. Args: of `layout.choose_files`. Returns the folder.
@@ -35,8 +35,8 @@ def download(repo: str, half: bool, weights: bool = True) -> Path:
     sizes = {file.rfilename: file.size or 0 for file in siblings}
     if "model_index.json" in sizes:  # kilobytes, before gigabytes of another family
         index = Path(hf_hub_download(repo, "model_index.json", etag_timeout=TIMEOUT))
-        check_family(json.loads(index.read_text(encoding="utf-8")))
-    files, _ = choose_files(sizes, half, weights)
+        check_family(json.loads(index.read_text(encoding="utf-8")), family)
+    files, _ = choose_files(sizes, half, weights, family)
     needed = sum(sizes[name] for name in files if not isinstance(try_to_load_from_cache(repo, name), str))
     cache = Path(constants.HF_HUB_CACHE)
     existing = next(parent for parent in [cache, *cache.absolute().parents] if parent.is_dir())

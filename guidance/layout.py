@@ -1,33 +1,67 @@
-"""Which files of a diffusers folder are Stable Diffusion, and whether they are whole. Imports nothing heavy."""
+"""Which files of a diffusers folder make a pipeline, and whether they are whole. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CONFIGS = ["model_index.json", "scheduler/scheduler_config.json"] + [
-    f"{part}/config.json" for part in ("unet", "vae", "text_encoder")
-]
-WEIGHTS = {  # of each part, the best first
-    "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    "text_encoder": ("model.safetensors", "pytorch_model.bin"),
-}
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+SAFETENSORS, PICKLED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
+TEXT = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a pipeline of a kind consists of."""
+
+    name: str
+    kinds: str  # the name, for what else is refused
+    weights: dict[str, tuple[str, ...]]  # part -> files of its weights, the best first; large ones may be in pieces
+    classes: dict[str, tuple[str, ...]]  # part -> classes of model_index.json that will do
+    tokenizer: tuple[tuple[str, ...], ...]  # sets of files, of which one is needed
+
+    @property
+    def configs(self) -> list[str]:
+        return [
+            "model_index.json",
+            "scheduler/scheduler_config.json",
+            *(f"{part}/config.json" for part in self.weights),
+        ]
+
+
+STABLE_DIFFUSION = Family(
+    "Stable Diffusion",
+    "Stable Diffusion 1 and 2",
+    {"unet": (SAFETENSORS, PICKLED), "vae": (SAFETENSORS, PICKLED), "text_encoder": TEXT},
+    {
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL", "AutoencoderTiny"),
+        "text_encoder": ("CLIPTextModel",),
+    },
+    (("tokenizer.json",), ("vocab.json", "merges.txt")),
+)
+DEEPFLOYD = Family(
+    "DeepFloyd IF",
+    "DeepFloyd IF",
+    {"unet": (SAFETENSORS, PICKLED), "text_encoder": TEXT},
+    {"unet": ("UNet2DConditionModel",), "text_encoder": ("T5EncoderModel",)},
+    (("tokenizer.json",), ("spiece.model",)),
+)
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses longer ones, too
 
 
 class Unusable(ValueError):
-    """A folder, file or repository is not a whole Stable Diffusion model; the message goes after its name."""
+    """A folder, file or repository is not a whole model of the family; the message goes after its name."""
 
 
 def choose_files(
-    files: Iterable[str], half: bool = False, weights: bool = True
+    files: Iterable[str], half: bool = False, weights: bool = True, family: Family = STABLE_DIFFUSION
 ) -> tuple[list[str], dict[str, str | None]]:
-    """The files of a diffusers folder that Stable Diffusion needs, and the variant of each part's weights.
+    """The files of a diffusers folder that the family needs, and the variant of each part's weights.
 
     Args:
         files: Paths relative to the folder, with "/".
@@ -38,40 +72,54 @@ def choose_files(
         Unusable: Some are missing; the message names them.
     """
     files = set(files)
-    chosen = list(CONFIGS)
-    missing = [name for name in CONFIGS if name not in files]
+    chosen = list(family.configs)
+    missing = [name for name in family.configs if name not in files]
     variants: dict[str, str | None] = {}
-    for part, names in WEIGHTS.items() if weights else ():
+    for part, names in family.weights.items() if weights else ():
         single = [(None, f"{part}/{name}") for name in names]
         fp16 = [("fp16", f"{part}/{names[0].replace('.safetensors', '.fp16.safetensors')}")]
         order = fp16 + single if half else single + fp16
-        variant, name = next((choice for choice in order if choice[1] in files), single[0])
+        variant, name = next((choice for choice in order if _pieces(choice[1], files)), single[0])
         variants[part] = variant
-        (chosen if name in files else missing).append(name)
-    slow = ["tokenizer/vocab.json", "tokenizer/merges.txt"]
-    if "tokenizer/tokenizer.json" not in files and not files.issuperset(slow):
-        missing.append("tokenizer/tokenizer.json")
+        found = _pieces(name, files)
+        chosen += found
+        missing += [] if found else [name]
+    if not any(files.issuperset(f"tokenizer/{name}" for name in names) for names in family.tokenizer):
+        missing.append(f"tokenizer/{family.tokenizer[0][0]}")
     chosen += sorted(name for name in files if name.startswith("tokenizer/"))
     if missing:
         raise Unusable(f"lacks {', '.join(missing)}")
     return chosen, variants
 
 
-def check_family(index: dict[str, Any]) -> str:
-    """The class of the autoencoder, by model_index.json.
+def _pieces(name: str, files: set[str]) -> list[str]:
+    """The file of this name, or the index and the numbered pieces it is published in; [] where neither is complete."""
+    if name in files:
+        return [name]
+    stem, dot, ending = name.rpartition(".")
+    fp16 = ".fp16" if stem.endswith(".fp16") else ""
+    index = f"{stem.removesuffix(fp16)}{dot}{ending}.index{fp16}.json"
+    pieces = sorted(file for file in files if re.fullmatch(rf"{re.escape(stem)}-\d+-of-\d+\.{ending}", file))
+    whole = bool(pieces) and len(pieces) == int(pieces[0].rpartition("-of-")[2].partition(".")[0])
+    return [index, *pieces] if whole and index in files else []
+
+
+def check_family(index: dict[str, Any], family: Family = STABLE_DIFFUSION) -> dict[str, str]:
+    """The classes of the parts, by model_index.json.
 
     Raises:
         Unusable: it is another family.
     """
     name = str(index.get("_class_name"))
-    unet, vae, text_encoder = (index.get(part, [None, None])[1] for part in WEIGHTS)
-    ours = unet == "UNet2DConditionModel" and vae in AUTOENCODERS and text_encoder == "CLIPTextModel"
-    if ours and "XL" not in name:  # whose first text encoder is CLIP's, too
-        return vae
-    raise Unusable(f"is a {name}: only Stable Diffusion 1 and 2 are supported yet")
+    found = {part: index.get(part, [None, None])[1] for part in family.classes}
+    if all(found[part] in classes for part, classes in family.classes.items()) and "XL" not in name:
+        return found  # XL: its first text encoder is CLIP's, too
+    raise Unusable(f"is a {name}: not supported yet, only {family.kinds}")
 
 
-def in_folder(folder: Path, half: bool = False, weights: bool = True) -> dict[str, str | None]:
+def in_folder(
+    folder: Path, half: bool = False, weights: bool = True, family: Family = STABLE_DIFFUSION
+) -> dict[str, str | None]:
     """The variants of the weights in a folder that is complete, of the right family and nowhere cut short.
 
     Raises:
@@ -87,8 +135,8 @@ def in_folder(folder: Path, half: bool = False, weights: bool = True) -> dict[st
             index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         except ValueError:
             raise Unusable("has a model_index.json that is no JSON: it is cut short") from None
-        check_family(index)
-    chosen, variants = choose_files(files, half, weights)
+        check_family(index, family)
+    chosen, variants = choose_files(files, half, weights, family)
     for name in chosen:
         if name.endswith(".safetensors"):
             header(folder / name)

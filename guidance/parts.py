@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from guidance import single_file
-from guidance.layout import check_family
+from guidance.layout import DEEPFLOYD, STABLE_DIFFUSION, check_family
 from guidance.weights import RANDOM, Located
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ class FolderParts:
     """A folder in the diffusers layout. Nothing is read that is not asked for."""
 
     def __init__(self, located: Located):
-        self.folder, self.variants = located.folder, located.variants
+        self.folder, self.variants, self.family = located.folder, located.variants, located.family
 
-    def autoencoder_class(self) -> str:
-        """Raises: layout.Unusable, before gigabytes of another family are read."""
-        return check_family(json.loads((self.folder / "model_index.json").read_text(encoding="utf-8")))
+    def classes(self) -> dict[str, str]:
+        """The class of every part. Raises layout.Unusable before gigabytes of another family are read."""
+        return check_family(json.loads((self.folder / "model_index.json").read_text(encoding="utf-8")), self.family)
 
     def load(self, model_class: type, part: str, dtype: torch.dtype) -> torch.nn.Module:
         """unet, vae or text_encoder, as `model_class`, from this disk only."""
@@ -68,9 +68,10 @@ class FolderParts:
         return DDPMScheduler.from_pretrained(str(self.folder), subfolder="scheduler")
 
     def tokenizer(self) -> Any:
-        from transformers import CLIPTokenizer
+        from transformers import CLIPTokenizer, T5TokenizerFast
 
-        return CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer"))
+        kind = T5TokenizerFast if self.family is DEEPFLOYD else CLIPTokenizer
+        return kind.from_pretrained(str(self.folder / "tokenizer"))
 
 
 class SingleFileParts(FolderParts):
@@ -96,8 +97,8 @@ class RandomParts:
             version,
         )
 
-    def autoencoder_class(self) -> str:
-        return "AutoencoderKL"
+    def classes(self) -> dict[str, str]:
+        return {part: kinds[0] for part, kinds in STABLE_DIFFUSION.classes.items()}
 
     def load(self, model_class: type, part: str, dtype: torch.dtype) -> torch.nn.Module:
         """unet, vae or text_encoder; the same weights every time."""

@@ -25,7 +25,7 @@ def version(path: Path, sd_version: str) -> str:
     names = header(path) if path.suffix == ".safetensors" else state_dict(path)
     for prefix, family in OTHERS.items():
         if any(name.startswith(prefix) for name in names):
-            raise Unusable(f"is {family}: only Stable Diffusion 1 and 2 are supported yet")
+            raise Unusable(f"is {family}: not supported yet, only Stable Diffusion 1 and 2")
     missing = [part for part, prefix in PREFIXES.items() if not any(name.startswith(prefix) for name in names)]
     if missing:
         raise Unusable(f"lacks the {' and the '.join(missing)} of a Stable Diffusion 1 or 2 checkpoint")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import textwrap
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidance import distill
-from guidance.diffusion import DiffusionGuidance
+from guidance.layout import STABLE_DIFFUSION
 from guidance.lean import make_lean
-from guidance.memory import PLANS, MemoryPlan, choose, next_smaller, to_int8
-from guidance.parts import open_parts
-from guidance.prompts import view_prompts
-from guidance.weights import Located, locate
+from guidance.pipeline import PipelineGuidance
+from guidance.weights import Located
 
-log = logging.getLogger(__name__)
 PRECISIONS = {  # dtype of the UNet, dtype of the autoencoder
     "fp32": (torch.float32, torch.float32),
     "mixed": (torch.float32, torch.bfloat16),
@@ -41,12 +35,12 @@ def default_precision(device: torch.device) -> str:
     return "mixed" if device.type == "cpu" and native() else "fp32"
 
 
-class StableDiffusion(DiffusionGuidance):
+class StableDiffusion(PipelineGuidance):
     """Score distillation from a Stable Diffusion pipeline in the diffusers layout.
 
-    The text encoder is loaded by `prepare` and dropped again; the decoder is kept only for pictures. All weights are
-    frozen. Latents are the mean of AutoencoderKL's posterior (or the output of AutoencoderTiny) times the scaling
-    factor: nothing is drawn while encoding, so noise comes from one place only.
+    The decoder is kept only for pictures. All weights are frozen. Latents are the mean of AutoencoderKL's posterior
+    (or the output of AutoencoderTiny) times the scaling factor: nothing is drawn while encoding, so noise comes from
+    one place only.
 
     Args:
         sources: Repo ids, folders or files, tried in order (see `guidance.weights.resolve`), or one of them, or what
@@ -57,13 +51,12 @@ class StableDiffusion(DiffusionGuidance):
         vram: GB that the guidance may take, which chooses its plan (`guidance.memory`); inf: it gives nothing up.
         options: Of DiffusionGuidance.
 
-    Attributes:
-        source: The source that was loaded.
-        plan: What it gave up for memory.
-
     Raises:
         ValueError: No source can be loaded, or what it holds is not a Stable Diffusion 1 or 2 model.
     """
+
+    family = STABLE_DIFFUSION
+    special_tokens = 2  # the start and the end of the text
 
     def __init__(
         self,
@@ -75,20 +68,13 @@ class StableDiffusion(DiffusionGuidance):
         vram: float = math.inf,
         **options: Any,
     ):
-        self.device = torch.device(device)
-        self.unet_dtype, self.vae_dtype = _dtypes(precision, self.device)
-        if not isinstance(sources, Located):
-            sources = locate([sources] if isinstance(sources, str) else sources, half=self.unet_dtype == torch.float16)
-        self.source, self.parts = sources.source, open_parts(sources)
+        unet_dtype, self.vae_dtype = _dtypes(precision, torch.device(device))
+        alphas = self._open(sources, device, unet_dtype)
 
         import diffusers
 
-        vae_class = getattr(diffusers, self.parts.autoencoder_class())
-        self.unet = self.parts.load(diffusers.UNet2DConditionModel, "unet", self.unet_dtype)
-        self.unet.eval().requires_grad_(False)  # still in ordinary memory, where there is room to make it smaller
-        self.vae = self._load(vae_class, "vae").to(memory_format=torch.channels_last)
-        scheduler = self.parts.scheduler()
-        self.prediction_type = scheduler.config.prediction_type
+        vae = self._load(getattr(diffusers, self.classes["vae"]), "vae", self.vae_dtype, self.device)
+        self.vae = vae.to(memory_format=torch.channels_last)
         self._check()
         self.scaling_factor = self.vae.config.scaling_factor
         self.shift_factor = self.vae.config.get("shift_factor") or 0.0
@@ -98,7 +84,7 @@ class StableDiffusion(DiffusionGuidance):
         sample = self.unet.config.sample_size
         height, width = (sample, sample) if isinstance(sample, int) else sample
         super().__init__(
-            scheduler.alphas_cumprod.float().to(self.device),
+            alphas,
             (self.unet.config.in_channels, height, width),
             (height * factor, width * factor),
             **options,
@@ -108,33 +94,7 @@ class StableDiffusion(DiffusionGuidance):
             self.vae.decoder = None
         if type(self.vae).__name__ == "AutoencoderKL":
             make_lean(self.vae.encoder)
-        self.plan = PLANS[0]
-        self._follow(choose(vram, sum(p.numel() for p in self.unet.parameters()), math.prod(self.image_size)))
-        self.unet.to(self.device)
-
-    def prepare(self, text: str, negative: str = "") -> None:
-        """Encodes the prompts; what is too long for the text encoder is cut (with a warning), the view words never.
-
-        Raises:
-            ValueError: `text` is empty, or the tokenizer does not belong to the text encoder.
-        """
-        from transformers import CLIPTextModel
-
-        self.tokenizer = self.parts.tokenizer()
-        self.text_encoder = self._load(CLIPTextModel, "text_encoder")
-        try:
-            self._check_tokenizer()
-            suffix = max(view_prompts("", sided=self.views.sided), key=lambda words: len(self._token_ids(words)))
-            super().prepare(self._shortened(text, suffix), self._shortened(negative))
-        finally:
-            del self.text_encoder, self.tokenizer
-
-    def encode_text(self, texts: list[str]) -> Tensor:
-        """Last hidden states of the text encoder; only while `prepare` runs. [N, L, D]"""
-        tokens = self.tokenizer(
-            texts, padding="max_length", max_length=self._max_tokens(), truncation=True, return_tensors="pt"
-        )
-        return self.text_encoder(tokens.input_ids.to(self.device))[0].clone()
+        self._fit(vram)
 
     def encode(self, images: Tensor) -> Tensor:
         encoded = self.vae.encode((images * 2 - 1).to(self.vae_dtype))
@@ -148,37 +108,11 @@ class StableDiffusion(DiffusionGuidance):
         latents = latents / self.scaling_factor + self.shift_factor
         return (self.vae.decode(latents.to(self.vae_dtype)).sample.float() + 1).div(2).clamp(0, 1)
 
-    @torch.no_grad()
-    def predict_noise(self, noisy: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
-        output = self.unet(noisy.to(self.unet_dtype), timesteps, embeddings.to(self.unet_dtype)).sample
-        return distill.predicted_noise(output.float(), noisy, self.alphas_cumprod[timesteps], self.prediction_type)
-
-    def _load(self, model_class: type, part: str) -> torch.nn.Module:
-        """One part of the pipeline, frozen."""
-        dtype = self.vae_dtype if part == "vae" else self.unet_dtype
-        return self.parts.load(model_class, part, dtype).to(self.device).eval().requires_grad_(False)
-
     def steady(self) -> bool:
         half = self.vae_dtype != torch.float32
         self.vae_dtype = torch.float32  # the autoencoder of version 2 overflows in fp16; its UNet does not
         self.vae.float()
         return half
-
-    def economise(self) -> str | None:
-        plan = next_smaller(self.plan)
-        if plan is None:
-            return None
-        self._follow(plan)
-        return plan.name
-
-    def _follow(self, plan: MemoryPlan) -> None:
-        """Give up what the plan gives up and the one before did not."""
-        if plan.int8 and not self.plan.int8:
-            to_int8(self.unet)
-        ratio = plan.scale / self.plan.scale
-        self.image_size = tuple(round(side * ratio) for side in self.image_size)
-        self.latent_shape = (self.latent_shape[0], *(round(side * ratio) for side in self.latent_shape[1:]))
-        self.plan = plan
 
     def _check(self) -> None:
         channels, latent_channels = self.unet.config.in_channels, self.vae.config.latent_channels
@@ -187,39 +121,6 @@ class StableDiffusion(DiffusionGuidance):
                 f"the UNet of {self.source} reads {channels} channels and its autoencoder makes {latent_channels}:"
                 " inpainting, depth and upscaling models cannot guide"
             )
-        if self.prediction_type not in distill.PREDICTION_TYPES:
-            raise ValueError(f"{self.source} predicts {self.prediction_type}, not {distill.PREDICTION_TYPES}")
-
-    def _check_tokenizer(self) -> None:
-        # With its files missing or broken, from_pretrained returns a stub of two tokens and raises nothing.
-        tokens, expected = len(self.tokenizer), self.text_encoder.config.vocab_size
-        if tokens != expected:
-            raise ValueError(
-                f"the tokenizer of {self.source} has {tokens} tokens and its text encoder {expected}:"
-                " files are missing or broken in its folder tokenizer"
-            )
-
-    def _max_tokens(self) -> int:
-        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-
-    def _token_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-
-    def _shortened(self, text: str, suffix: str = "") -> str:
-        """`text` without the last words that would not fit before `suffix`."""
-        room = self._max_tokens() - 2 - len(self._token_ids(suffix))  # two: the start and the end of the text
-        words = text.split()
-        kept = len(words)
-        while kept > 1 and len(self._token_ids(" ".join(words[:kept]))) > room:
-            kept -= 1
-        if kept < len(words):
-            log.warning(
-                "the prompt has %d tokens and the text encoder reads %d: left out '%s'",
-                len(self._token_ids(text)),
-                room,
-                textwrap.shorten(" ".join(words[kept:]), 100),
-            )
-        return " ".join(words[:kept])
 
 
 def _dtypes(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:

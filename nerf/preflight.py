@@ -33,9 +33,9 @@ def preflight(commands: Sequence[str], config: Config) -> None:
     if "train" in commands and "toybox" in config.guidance.guidance:
         check_prior(config.guidance.toybox_dir, config.training.latent_iter_ratio)
     check_writable(config.run.workspace)
-    if "train" in commands and "SD" in config.guidance.guidance:
+    for name in {"SD", "IF"}.intersection(config.guidance.guidance if "train" in commands else ()):
         half = select_guidance.has_accelerator(config.run.device)  # there it runs in fp16
-        select_guidance.find_weights(config, half)
+        select_guidance.find_weights(config, name, half)
 
 
 def check_disk(workspace: str) -> None:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from guidance import hub, weights
+from guidance import hub, layout, weights
 from nerf.config import Config
 
 PROBE_TIMEOUT = 5.0  # seconds the hub has to show that the weights can be downloaded
@@ -32,18 +32,19 @@ def select_guidance(config: Config, typed: dict[str, Any]) -> tuple[tuple[str, .
     return ("SD",), f"guidance: Stable Diffusion {config.guidance.sd_version} (--guidance toybox needs no download)"
 
 
-def find_weights(config: Config, half: bool) -> weights.Located:
-    """The Stable Diffusion model of a run, downloaded where it is not here.
+def find_weights(config: Config, name: str, half: bool) -> weights.Located:
+    """The model of a guidance that is no part of this repository (SD, IF), downloaded where it is not here.
 
     Raises:
         ValueError: it cannot be had; one line says why, of every source.
     """
     options = config.guidance
+    if name == "IF":
+        sources, family = [options.hf_key] if options.hf_key else weights.DEEPFLOYD_SOURCES, layout.DEEPFLOYD
+    else:
+        sources, family = weights.resolve(options.sd_version, options.hf_key), layout.STABLE_DIFFUSION
     return weights.locate(
-        weights.resolve(options.sd_version, options.hf_key),
-        half,
-        sd_version=options.sd_version,
-        local_files_only=options.local_files_only,
+        sources, half, sd_version=options.sd_version, local_files_only=options.local_files_only, family=family
     )
 
 

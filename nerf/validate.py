@@ -13,7 +13,7 @@ from nerf.losses import LOSSES, FieldLoss
 
 # Choices of the tool this command line comes from that are not here, and what to take instead.
 NOT_YET = {
-    "guidance": {"IF": "SD or toybox", "zero123": "SD or toybox", "clip": "SD or toybox"},
+    "guidance": {"zero123": "SD, IF or toybox", "clip": "SD, IF or toybox"},
     "backbone": {"grid_tcnn": "grid, whose kernels need no tinycudann"},
 }
 # What bounds and choices cannot say: option -> (whether a value will do, what it needs to be).

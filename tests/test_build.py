@@ -57,6 +57,6 @@ def test_what_memory_there_is_reaches_the_guidance(monkeypatch, options, expecte
             pass
 
     monkeypatch.setattr(build, "StableDiffusion", Prior)
-    monkeypatch.setattr(build, "find_weights", lambda config, half: "somewhere")
+    monkeypatch.setattr(build, "find_weights", lambda config, name, half: "somewhere")
     build.build_guidance(configure(guidance=("SD",), **options), CPU)
     assert made == [expected]

@@ -228,7 +228,7 @@ BAD_INPUT = [
     ("--iters inf", "--iters needs a whole number, got 'inf'"),
     ("--iters", "--iters needs one value, got none"),
     ("--guidance", "--guidance needs a value, got none"),
-    ("--guidance IF --text 'a frog'", "--guidance IF is not supported yet"),
+    ("--guidance clip --text 'a frog'", "--guidance clip is not supported yet"),
     ("--backbone mlp --text 'a frog'", "--backbone needs one of grid, vanilla, grid_taichi, got 'mlp'"),
     ("--backbone grid_tcnn --text 'a frog'", "--backbone grid_tcnn is not supported yet"),
     ("--image frog.png", "--image is not supported yet"),

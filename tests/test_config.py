@@ -130,7 +130,7 @@ BAD_VALUES = [
     (dict(exp_start_iter=10, iters=10), "--exp_start_iter needs a step before the last one of the schedules (10)"),
     (dict(backbone="mlp"), "--backbone needs one of grid, vanilla, grid_taichi, got 'mlp'"),
     (dict(backbone="grid_tcnn"), "--backbone grid_tcnn is not supported yet"),
-    (dict(guidance=("IF",)), "--guidance IF is not supported yet: use SD or toybox"),
+    (dict(guidance=("clip",)), "--guidance clip is not supported yet: use SD, IF or toybox"),
     (dict(guidance=("SD", "SD")), "--guidance needs different models, got SD SD"),
     (dict(device="gpu"), "--device needs auto, cpu, cuda or cuda:<n>, got 'gpu'"),
     (dict(text=" "), "--text needs what to make in words, e.g. \"a frog\", got ' '"),

@@ -108,7 +108,7 @@ def test_a_file_that_is_listed_and_missing_is_said_to_be(server, files):
 def test_another_family_is_refused_before_its_weights_are_downloaded(server, files):
     index = files["model_index.json"].replace(b"StableDiffusionPipeline", b"StableDiffusionXLPipeline")
     server.repos["a/sdxl"] = Repo(files | {"model_index.json": index})
-    assert "is a StableDiffusionXLPipeline: only Stable Diffusion 1 and 2 are supported yet" in refusal("a/sdxl")
+    assert "is a StableDiffusionXLPipeline: not supported yet, only Stable Diffusion 1 and 2" in refusal("a/sdxl")
     assert server.downloaded() == ["model_index.json"]
 
 

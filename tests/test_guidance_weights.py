@@ -13,10 +13,10 @@ from tiny_diffusion import save_pipeline
 
 ROOT = Path(__file__).parent.parent
 FILES = [
-    *layout.CONFIGS,
+    *layout.STABLE_DIFFUSION.configs,
     "tokenizer/vocab.json",
     "tokenizer/merges.txt",
-    *(f"{part}/{name}" for part, names in layout.WEIGHTS.items() for name in names),
+    *(f"{part}/{name}" for part, names in layout.STABLE_DIFFUSION.weights.items() for name in names),
     "unet/diffusion_pytorch_model.fp16.safetensors",
     "v2-1_512-ema-pruned.ckpt",
     "safety_checker/model.safetensors",
@@ -126,7 +126,7 @@ def test_an_index_that_was_cut_short_is_said_to_be(folder, tmp_path):
 def test_another_family_is_said_to_be_one(tmp_path, name, parts):
     index = {"_class_name": name} | {part: ["diffusers", kind] for part, kind in parts.items()}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=f"is a {name}: only Stable Diffusion 1 and 2 are supported yet"):
+    with pytest.raises(ValueError, match=f"is a {name}: not supported yet, only Stable Diffusion 1 and 2"):
         weights.locate([str(tmp_path)])
 
 

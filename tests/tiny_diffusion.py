@@ -89,3 +89,53 @@ def save_pipeline(folder, vae="AutoencoderTiny", prediction_type="epsilon", unet
     }
     (folder / "model_index.json").write_text(json.dumps(index))
     return str(folder)
+
+
+def save_deepfloyd(folder, seed=0):
+    """A DeepFloyd IF pipeline as small: pixels of 16 x 16, T5, a UNet that also predicts its variance."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+    folder = Path(folder)
+    torch.manual_seed(seed)
+    UNet2DConditionModel(
+        sample_size=IMAGE,
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=8,
+        encoder_hid_dim=12,
+        encoder_hid_dim_type="text_proj",
+        attention_head_dim=2,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).save_pretrained(folder / "unet")
+    pieces = [*(f"▁{word}" for word in WORDS), ",", *sorted(set("".join(WORDS)) - {","})]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((piece, -2.0) for piece in pieces)]
+    tokenizer = T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=MAX_TOKENS)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer) + 3,  # rounded up, as the true one is
+            d_model=12,
+            d_kv=4,
+            d_ff=16,
+            num_layers=1,
+            num_heads=3,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    ).save_pretrained(folder / "text_encoder")
+    DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="epsilon").save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "IFPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "T5Tokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "safety_checker": ["deepfloyd_if", "IFSafetyChecker"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return str(folder)

@@ -1,0 +1,119 @@
+"""guidance/deepfloyd.py: pixels instead of latents, T5 instead of CLIP."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tiny_diffusion
+from guidance import distill, layout, weights
+from guidance.deepfloyd import DeepFloyd
+from guidance.types import GuidanceBatch
+from nerf import build, cli
+from tiny_run import STEPS, maker
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_diffusion.save_deepfloyd(tmp_path_factory.mktemp("deepfloyd"))
+
+
+@pytest.fixture(scope="module")
+def guidance(folder):
+    guidance = DeepFloyd(folder)
+    guidance.prepare("a green frog")
+    return guidance
+
+
+def given(pictures, **options):
+    zero = torch.zeros(len(pictures))
+    generator = torch.Generator().manual_seed(0)
+    return GuidanceBatch(images=pictures, azimuth=zero, elevation=zero, generator=generator, **options)
+
+
+def test_the_gradient_at_the_picture_is_the_score_difference(guidance):
+    pictures = torch.rand(2, 3, 16, 16, requires_grad=True)
+    guidance(given(pictures, guidance_scale=7.0, t_range=(0.5, 0.5))).loss.backward()
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        t = guidance._draw_timesteps(given(pictures.detach(), t_range=(0.5, 0.5)), 2)
+        torch.randint(500, 501, (2,), generator=generator)  # the timesteps come first
+        noise = torch.randn(pictures.shape, generator=generator)
+        noisy = distill.add_noise(pictures.detach() * 2 - 1, noise, guidance.alphas_cumprod[t])
+        words = guidance.prompts.condition(torch.zeros(2), torch.zeros(2), guidance.views)
+        uncond, positive = (
+            guidance.unet(noisy, t, encoder_hidden_states=e).sample[:, :3] for e in (words.uncond, words.positive)
+        )
+        expected = distill.sds_gradient(uncond + 7.0 * (positive - uncond), noise, guidance.alphas_cumprod[t])
+    assert torch.allclose(pictures.grad, 2 * expected / 2, rtol=1e-4, atol=1e-5)  # d(2 x - 1) = 2, mean of two
+
+
+def test_the_prompt_is_what_t5_says_and_t5_is_dropped(guidance, folder):
+    from transformers import T5EncoderModel, T5TokenizerFast
+
+    tokenizer = T5TokenizerFast.from_pretrained(f"{folder}/tokenizer")
+    encoder = T5EncoderModel.from_pretrained(f"{folder}/text_encoder").eval()
+    text = "a green frog, front view"
+    tokens = tokenizer(text, padding="max_length", max_length=tiny_diffusion.MAX_TOKENS, return_tensors="pt")
+    with torch.no_grad():
+        expected = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+    assert torch.allclose(guidance.prompts.views[0], expected[0], atol=1e-6)
+    assert not hasattr(guidance, "text_encoder") and not hasattr(guidance, "tokenizer")
+
+
+def test_pictures_are_the_latents(guidance):
+    pictures = torch.rand(1, 3, 16, 16)
+    assert torch.allclose(guidance.decode(guidance.encode(pictures)), pictures, atol=1e-6)
+    out = guidance(given(torch.rand(1, 3, 32, 32), want_pictures=True))
+    assert out.pictures.shape == (3, 3, 16, 16)
+
+
+def test_a_long_prompt_keeps_its_view(folder, caplog):
+    guidance = DeepFloyd(folder)
+    guidance.prepare("a green frog car " * 5)
+    assert "left out" in caplog.text
+    views = guidance.prompts.views
+    assert not torch.equal(views[0], views[1])
+
+
+def test_stable_diffusion_and_deepfloyd_are_not_taken_for_each_other(folder, tmp_path):
+    other = tiny_diffusion.save_pipeline(tmp_path / "sd")
+    with pytest.raises(ValueError, match="cannot load DeepFloyd IF .* is a StableDiffusionPipeline: not supported yet"):
+        weights.locate([other], family=layout.DEEPFLOYD)
+    with pytest.raises(ValueError, match="cannot load Stable Diffusion .* is a IFPipeline: not supported yet"):
+        weights.locate([folder])
+
+
+def test_weights_in_pieces_are_chosen_whole_or_not_at_all():
+    base = [*layout.DEEPFLOYD.configs, "tokenizer/spiece.model", "unet/diffusion_pytorch_model.fp16.safetensors"]
+    pieces = [f"text_encoder/model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index = "text_encoder/model.safetensors.index.json"
+    chosen, variants = layout.choose_files([*base, *pieces, index, "extra"], half=True, family=layout.DEEPFLOYD)
+    assert set(chosen) == {*base, *pieces, index} and variants == {"unet": "fp16", "text_encoder": None}
+    half = [f"text_encoder/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    half_index = "text_encoder/model.safetensors.index.fp16.json"
+    both = [*base, *pieces, index, *half, half_index]
+    assert set(layout.choose_files(both, half=True, family=layout.DEEPFLOYD)[0]) == {*base, *half, half_index}
+    with pytest.raises(layout.Unusable, match="lacks text_encoder/model.safetensors"):
+        layout.choose_files([*base, pieces[0], index], family=layout.DEEPFLOYD)
+
+
+@pytest.mark.parametrize("words", [["--IF"], ["--guidance", "IF"]])
+def test_it_is_chosen_by_either_spelling_and_trains_on_pictures_from_the_start(words, monkeypatch, folder):
+    request = cli.parse(["--text", "a frog", *words, "--hf_key", folder])
+    assert request.config.guidance.guidance == ("IF",)
+    assert request.config.training.latent_iter_ratio == 0
+
+
+def test_a_run_with_it_ends(tmp_path, monkeypatch, folder):
+    make = maker("nowhere", tmp_path, monkeypatch)
+    made = make(guidance=("IF",), hf_key=folder, latent_iter_ratio=0.0)
+    assert isinstance(made.guidance["IF"], DeepFloyd)
+    assert made.train() and made.step == STEPS
+
+
+def test_it_is_built_like_the_others(folder):
+    from nerf.config import Config
+
+    config = Config().updated(dict(text="a frog", guidance=("IF",), hf_key=folder))
+    assert set(build.build_guidance(config, torch.device("cpu"))) == {"IF"}
