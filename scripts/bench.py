@@ -2,6 +2,7 @@
 
     python scripts/bench.py ops                           every operator: a table (CPU, all threads)
     python scripts/bench.py field                         also march, and step, render, export: parts of a run
+    python scripts/bench.py sd --device cuda              Stable Diffusion, random weights: parts, memory plans
     python scripts/bench.py ops --op grid --json ops.json only operators whose name contains grid; keep the figures
     python scripts/bench.py --markdown ops.json step.json write docs/benchmarks.md from such files
 
@@ -32,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 
 from benchcases import GROUPS, Case  # noqa: E402
+from benchsd import sd_cases  # noqa: E402
 
 import cases  # noqa: E402
 import extension  # noqa: E402
@@ -44,7 +46,9 @@ TITLES = {
     "step": "A training step without its diffusion model",
     "render": "A frame of the turntable",
     "export": "Extraction of the surface",
+    "sd": "Stable Diffusion's guidance",
 }
+GROUPS = {**GROUPS, "sd": sd_cases}
 SHORTEST = 2e-3  # seconds one timing takes at least: shorter operators are repeated within it
 
 
@@ -59,6 +63,8 @@ class Row:
     spread: float  # of the ratio: half the range of its middle half, as a share of it
     rate: str = ""  # operations or rows a second
     share: float | None = None  # of the processor's limit for these
+    ours_gb: float | None = None  # of GPU memory at most, all that is loaded included
+    reference_gb: float | None = None
 
 
 def measure(case: Case, rounds: int, device: torch.device, limits: Roofline | None) -> Iterator[Row]:
@@ -76,6 +82,7 @@ def measure(case: Case, rounds: int, device: torch.device, limits: Roofline | No
 
     for passes in ("forward", "forward+backward") if case.inputs else ("forward",):
         times: dict[str, list[float]] = {side: [] for side in sides}
+        peaks: dict[str, float | None] = dict.fromkeys(sides)
         runs = {
             side: (mode, torch.no_grad()(call) if passes == "forward" else functools.partial(backward, call))
             for side, (mode, call) in sides.items()
@@ -88,7 +95,11 @@ def measure(case: Case, rounds: int, device: torch.device, limits: Roofline | No
         for _ in range(rounds):
             for side, (mode, run) in runs.items():
                 extension.set_mode(mode)
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
                 times[side].append(timed(run, repeats[side], device))
+                if device.type == "cuda":
+                    peaks[side] = torch.cuda.max_memory_allocated(device) / 1e9
         extension.set_mode("native")
         ours, theirs = (1e3 * statistics.median(times[side]) for side in sides)
         ratios = sorted(theirs / own for own, theirs in zip(times["ours"], times["theirs"], strict=True))
@@ -96,7 +107,7 @@ def measure(case: Case, rounds: int, device: torch.device, limits: Roofline | No
         spread = (ratios[(3 * len(ratios) - 1) // 4] - ratios[len(ratios) // 4]) / 2 / ratio
         work = 1 if passes == "forward" else 3 if case.flops else 2
         rate, share = reached(case, work / (ours / 1e3), limits)
-        yield Row(case.op, case.size, passes, ours, theirs, ratio, spread, rate, share)
+        yield Row(case.op, case.size, passes, ours, theirs, ratio, spread, rate, share, *peaks.values())
 
 
 def reached(case: Case, forwards: float, limits: Roofline | None) -> tuple[str, float | None]:
@@ -161,7 +172,9 @@ def bench(args: argparse.Namespace) -> None:
             continue
         for row in measure(case, args.rounds, device, limits):
             figures = f"{row.ours_ms:10.3f}{row.reference_ms:10.2f}{row.ratio:8.1f}"
-            print(f"{row.op:28}{row.size:44}{row.passes:18}{figures}  {row.rate}{percent(row.share)}", flush=True)
+            memory = f"  {row.ours_gb:.2f} and {row.reference_gb:.2f} GB" if row.ours_gb else ""
+            rate = f"{row.rate}{percent(row.share)}{memory}"
+            print(f"{row.op:28}{row.size:44}{row.passes:18}{figures}  {rate}", flush=True)
             report["rows"].append(asdict(row))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
@@ -201,7 +214,8 @@ def write_markdown(paths: list[str], target: Path = ROOT / "docs" / "benchmarks.
         lines += ["|---|---|---|---:|---:|---:|---:|---:|"]
         for row in (Row(**fields) for fields in report["rows"]):
             figures = f"{row.ours_ms:.3f} | {row.reference_ms:.2f} | {row.ratio:.1f} | {row.spread:.0%}"
-            lines += [f"| {row.op} | {row.size} | {row.passes} | {figures} | {row.rate}{percent(row.share)} |"]
+            memory = f"{row.ours_gb:.2f} / {row.reference_gb:.2f} GB" if row.ours_gb else ""
+            lines += [f"| {row.op} | {row.size} | {row.passes} | {figures} | {row.rate}{percent(row.share)}{memory} |"]
     target.parent.mkdir(exist_ok=True)
     target.write_text("\n".join(lines) + "\n")
 

@@ -17,20 +17,30 @@ echo "$(($(date +%s) - start))" > "$work/build_seconds.txt"
 status=${PIPESTATUS[0]}
 "$python" scripts/bench.py ops --device cuda --json "$work/ops.json" 2>&1 | tee "$work/ops.txt"
 
+"$python" scripts/bench.py sd --device cuda --json "$work/sd.json" 2>&1 | tee "$work/sd.txt"
+
 "$python" - "$work" "$target" "$status" <<'END'
 import json
 import sys
 from pathlib import Path
 
 work, target, status = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-ops = work / "ops.json"
+
+
+def figures(name):
+    """Of a benchmark, or the last it said."""
+    path = work / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else (work / f"{name}.txt").read_text().splitlines()[-5:]
+
+
 report = {
     "gpu": (work / "gpu.txt").read_text().strip(),
     "build_seconds": int((work / "build_seconds.txt").read_text()),
     "build": (work / "build.txt").read_text().splitlines()[-5:],
     "tests_status": status,
     "tests": (work / "tests.txt").read_text().splitlines()[-20:],
-    "ops": json.loads(ops.read_text()) if ops.exists() else (work / "ops.txt").read_text().splitlines()[-5:],
+    "ops": figures("ops"),
+    "sd": figures("sd"),
 }
 target.parent.mkdir(parents=True, exist_ok=True)
 part = target.with_suffix(".part")

@@ -37,6 +37,18 @@ def test_every_part_of_a_run_can_be_measured(script):
         assert result.isfinite().all() and len(result)
 
 
+def test_the_step_of_the_benchmark_is_that_of_plain_diffusers_for_less(script, tmp_path):
+    from tiny_diffusion import save_pipeline
+
+    cases = {f"{case.op} {case.size}": case for case in script.sd_cases(CPU, save_pipeline(tmp_path, "AutoencoderKL"))}
+    assert len(cases) == 2 + 4
+    for name, case in cases.items():
+        ours, theirs = case.call().detach(), case.peer().detach()
+        assert ours.shape == theirs.shape and ours.isfinite().all() and theirs.isfinite().all()
+        if name.startswith("encoder"):
+            assert torch.allclose(ours, theirs, atol=0.02)  # bf16 where the processor has it
+
+
 def test_a_case_is_measured_in_both_passes_and_both_modes(script):
     seen = []
 
