@@ -59,6 +59,7 @@ class DiffusionGuidance(ABC):
         self.rule = RULES[rule]
         self.rescale = rescale
         self.prompts: PromptEmbeddings | None = None
+        self.has_negative = False  # whether there is a negative prompt
 
     @abstractmethod
     def encode_text(self, texts: list[str]) -> Tensor:
@@ -96,6 +97,7 @@ class DiffusionGuidance(ABC):
         """
         if not text.strip():
             raise ValueError("the prompt is empty: say what to make, as in --text 'a frog'")
+        self.has_negative = bool(negative.strip())
         views = view_prompts(text.strip(), sided=self.views.sided)
         if not self.views.words:
             views = [text.strip()] * len(views)
@@ -193,7 +195,7 @@ class Told:
 
     @property
     def has_negative(self) -> bool:
-        return not torch.equal(self.guidance.prompts.negative, self.guidance.prompts.empty)
+        return self.guidance.has_negative
 
     def guided(self, noisy: Tensor, timesteps: Tensor) -> Prediction:
         """With and without the prompt in one pass, and combined."""
