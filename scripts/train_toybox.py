@@ -44,13 +44,13 @@ def main():
     parser.add_argument("--vae_minutes", type=float, default=8, help="for the autoencoder; 0 keeps that of --init")
     parser.add_argument("--minutes", type=float, default=60, help="for text encoder and UNet")
     parser.add_argument("--vae_rate", type=float, default=2e-3, help="peak learning rate; less with --init")
-    parser.add_argument("--rate", type=float, help="peak, of text encoder and UNet: 3e-4 sqrt(batch / 64)")
+    parser.add_argument("--rate", type=float, help="peak, of text encoder and UNet: 6e-4 sqrt(batch / 64)")
     parser.add_argument("--batch", type=int, help="pictures a step: 64 on a CPU, 256 on a GPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.batch = options.batch or (64 if options.device == "cpu" else 256)
-    options.rate = options.rate or 3e-4 * (options.batch / 64) ** 0.5  # more, and what large t had learned is lost
+    options.rate = options.rate or 6e-4 * (options.batch / 64) ** 0.5
     options.work.mkdir(parents=True, exist_ok=True)
     data = pictures.make(options.work / f"pictures-{options.solids}-{options.seed}.npz", options.solids, options.seed)
     vae = train_vae(options, data)
