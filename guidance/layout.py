@@ -158,7 +158,9 @@ def header(path: Path) -> dict[str, Any]:
         contents = json.loads(text)
         end = 8 + length + max((entry["data_offsets"][1] for k, entry in contents.items() if k != "__metadata__"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise Unusable(f"holds no weights that can be read in {path.name} ({size} bytes): delete {path}") from None
+        raise Unusable(
+            f"holds no weights that can be read in {path.name} ({size} bytes): delete {path}, get it anew"
+        ) from None
     if size < end:
-        raise Unusable(f"{path.name} is cut short ({size / 1e6:.1f} of {end / 1e6:.1f} MB): delete {path}")
+        raise Unusable(f"{path.name} is cut short ({size / 1e6:.1f} of {end / 1e6:.1f} MB): delete {path}, get it anew")
     return {name: entry for name, entry in contents.items() if name != "__metadata__"}

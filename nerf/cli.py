@@ -66,7 +66,8 @@ def parse(argv: Sequence[str]) -> Request:
         raise ValueError(f'unexpected {words[0]!r}: options begin with --, e.g. --text "a frog"')
     validate_values(typed)
     if commands[0] in ALONE:
-        config, note = _configure({}, typed, typed.get("guidance", (ALONE[commands[0]],))), ""
+        named = typed.get("guidance", ()) or (("IF",) if typed.get("IF") else (ALONE[commands[0]],))
+        config, note = _configure({}, typed, named), ""
     elif commands == ("train",):
         config, note = _training(typed)
     else:

@@ -98,6 +98,11 @@ def test_weights_in_pieces_are_chosen_whole_or_not_at_all():
         layout.choose_files([*base, pieces[0], index], family=layout.DEEPFLOYD)
 
 
+@pytest.mark.parametrize("words, name", [([], "SD"), (["--IF"], "IF"), (["--guidance", "IF"], "IF")])
+def test_it_is_what_download_fetches_where_it_is_asked_for(words, name):
+    assert cli.parse(["download", *words]).config.guidance.guidance == (name,)
+
+
 @pytest.mark.parametrize("words", [["--IF"], ["--guidance", "IF"]])
 def test_it_is_chosen_by_either_spelling_and_trains_on_pictures_from_the_start(words, monkeypatch, folder):
     request = cli.parse(["--text", "a frog", *words, "--hf_key", folder])
