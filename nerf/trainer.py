@@ -113,9 +113,10 @@ class Trainer:
         path = checkpoint.find(self.workspace)
         if path is None:
             return False
+        rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         self.load_state_dict(checkpoint.load(path, device=self.device))
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = group.get("initial_lr", group["lr"]) / 2
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["initial_lr"] = rate / 2  # not of the rate that has decayed meanwhile
         return True
 
     def train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:

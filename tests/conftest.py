@@ -41,3 +41,19 @@ def compiled() -> None:
 
     if not extension.load("toybox"):
         pytest.skip("no compiler")
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    """A model of a few thousand weights."""
+    import tiny_diffusion
+
+    return tiny_diffusion.save_pipeline(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture
+def make(prior, tmp_path, monkeypatch):
+    """See tiny_run.maker."""
+    from tiny_run import maker
+
+    return maker(prior, tmp_path, monkeypatch)

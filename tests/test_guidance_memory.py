@@ -9,24 +9,13 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import tiny_diffusion
 from guidance import memory, parts, weights
 from guidance.stable_diffusion import StableDiffusion
 from guidance.types import GuidanceBatch
 from live_memory import LiveMemory
-from tiny_run import STEPS, maker
+from tiny_run import STEPS
 
 SD21 = 865_910_724, 512 * 512  # parameters of the UNet, pixels of its pictures
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return tiny_diffusion.save_pipeline(tmp_path_factory.mktemp("prior"))
-
-
-@pytest.fixture
-def make(prior, tmp_path, monkeypatch):
-    return maker(prior, tmp_path, monkeypatch)
 
 
 def test_plans_are_in_order_and_the_largest_that_fits_is_chosen():

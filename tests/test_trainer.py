@@ -10,21 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-import tiny_diffusion
 from nerf import build, checkpoint, commands, trainer
 from nerf.config import Config
 from nerf.runlog import RunLog
-from tiny_run import STEPS, final, interrupt_at, logged, maker, watch_steps, weights
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return tiny_diffusion.save_pipeline(tmp_path_factory.mktemp("prior"))
-
-
-@pytest.fixture
-def make(prior, tmp_path, monkeypatch):
-    return maker(prior, tmp_path, monkeypatch)
+from tiny_run import STEPS, final, interrupt_at, logged, watch_steps, weights
 
 
 @pytest.fixture

@@ -14,17 +14,7 @@ from nerf.config import Config
 from nerf.export.files import to_uint8
 from nerf.fields import HashGridField
 from nerf.renderers import RaymarchRenderer, StratifiedRenderer
-from tiny_run import SMALL, STEPS, logged, maker, outputs, weights
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return tiny_diffusion.save_pipeline(tmp_path_factory.mktemp("prior"))
-
-
-@pytest.fixture
-def make(prior, tmp_path, monkeypatch):
-    return maker(prior, tmp_path, monkeypatch)
+from tiny_run import SMALL, STEPS, logged, outputs, weights
 
 
 def test_save_guidance_writes_what_the_model_sees(make):

@@ -7,22 +7,16 @@ import math
 import pytest
 import torch
 
-import tiny_diffusion
 from guidance.types import GuidanceBatch
 from nerf import trainer as loop
 from nerf.watch import FLAT_LOOKS, Diverged, Verdict, Watch
-from tiny_run import STEPS, logged, maker, weights
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
-    return tiny_diffusion.save_pipeline(tmp_path_factory.mktemp("prior"))
+from tiny_run import STEPS, logged, weights
 
 
 @pytest.fixture
-def make(prior, tmp_path, monkeypatch):
+def make(make, monkeypatch):
     monkeypatch.setattr(loop, "LOG_INTERVAL", 1)
-    return maker(prior, tmp_path, monkeypatch)
+    return make
 
 
 def test_a_lost_view_is_steadied_once_and_then_let_be():
@@ -138,6 +132,14 @@ def test_a_run_that_goes_wrong_returns_to_its_checkpoint_with_half_the_rate(make
     assert made.train() and made.step == STEPS
     assert [group["lr"] for group in made.optimizer.param_groups] == [rate / 2 for rate in before]
     assert "back to step 2 with half the learning rate" in "".join(capsys.readouterr())
+
+
+def test_half_the_rate_is_half_of_the_first_one_where_it_decays(make):
+    made = make(backbone="vanilla", cuda_ray=False, dataset_size_train=2, latent_iter_ratio=0.0)
+    before = [group["lr"] for group in made.optimizer.param_groups]
+    assert made.train() and made.optimizer.param_groups[0]["lr"] < before[0] / 2
+    assert made._restore()
+    assert [group["initial_lr"] for group in made.optimizer.param_groups] == [rate / 2 for rate in before]
 
 
 def test_a_run_that_goes_wrong_again_stops_with_what_to_try(make):
