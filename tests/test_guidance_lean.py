@@ -34,7 +34,7 @@ def lean_copy(vae):
     return lean
 
 
-def gradient(vae, pictures, direction=None):
+def gradient(vae, pictures):
     """Of a random direction of the latents, with respect to the pictures."""
     pictures = pictures.clone().requires_grad_()
     latents = vae.encode(pictures).latent_dist.mode()
