@@ -102,16 +102,11 @@ class RandomParts:
 
     def load(self, model_class: type, part: str, dtype: torch.dtype) -> torch.nn.Module:
         """unet, vae or text_encoder; the same weights every time."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)  # or it would take twice the memory while it is drawn
-        try:
-            with torch.random.fork_rng(devices=[]), quiet():
-                torch.manual_seed(RANDOM_SEED)
-                if part == "text_encoder":
-                    return model_class(model_class.config_class(**TEXT_ENCODERS[self.version]))
-                return model_class(**(UNETS[self.version] if part == "unet" else AUTOENCODER))
-        finally:
-            torch.set_default_dtype(before)
+        with made_in(dtype), torch.random.fork_rng(devices=[]), quiet():
+            torch.manual_seed(RANDOM_SEED)
+            if part == "text_encoder":
+                return model_class(model_class.config_class(**TEXT_ENCODERS[self.version]))
+            return model_class(**(UNETS[self.version] if part == "unet" else AUTOENCODER))
 
     def scheduler(self) -> Any:
         from diffusers import DDPMScheduler
@@ -126,6 +121,17 @@ class RandomParts:
         words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
         words += [f"<|{i}|>" for i in range(VOCABULARY - len(words))]
         return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=TOKENS)
+
+
+@contextlib.contextmanager
+def made_in(dtype: torch.dtype):
+    """New tensors are in `dtype`, where made in float32 first they would take twice the memory."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidance import memory
 from guidance.lean import FrozenConv, NormSilu, make_lean
+from guidance.parts import made_in
 from live_memory import LiveMemory
 
 
@@ -112,24 +113,20 @@ def test_in_half_precision_the_gradient_is_as_far_from_float32_as_the_plain_one(
 
 def test_little_is_kept_of_stable_diffusions_own_autoencoder_at_512():
     """Computed on fake tensors of its true size in half precision: 1.59 GB before, half a gigabyte after."""
-    torch.set_default_dtype(torch.float16)
-    try:
-        with FakeTensorMode():
-            vae = autoencoder(
-                block_out_channels=(128, 256, 512, 512),
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                norm_num_groups=32,
-            )
-            plain = kept(vae, 512)
-            make_lean(vae.encoder)
-            lean = kept(vae, 512)
-            vae.decoder = None
-            with LiveMemory() as live:
-                gradient(vae, torch.rand(1, 3, 512, 512))
-            encoder = sum(p.numel() for p in vae.encoder.parameters())
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with made_in(torch.float16), FakeTensorMode():
+        vae = autoencoder(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            norm_num_groups=32,
+        )
+        plain = kept(vae, 512)
+        make_lean(vae.encoder)
+        lean = kept(vae, 512)
+        vae.decoder = None
+        with LiveMemory() as live:
+            gradient(vae, torch.rand(1, 3, 512, 512))
+        encoder = sum(p.numel() for p in vae.encoder.parameters())
     assert 1.55e9 < plain < 1.65e9
     assert lean < 0.52e9
     assert live.peak == pytest.approx(memory.BYTES_PER_PIXEL * 512**2, rel=0.02)  # what the plans count with

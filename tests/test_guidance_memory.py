@@ -37,15 +37,11 @@ def test_what_the_unet_makes_at_most_fits_the_overhead_of_the_plans():
     import diffusers
 
     opened = parts.open_parts(weights.locate(["random:sd21"]))
-    torch.set_default_dtype(torch.float16)
-    try:
-        with FakeTensorMode(), torch.no_grad():
-            unet = opened.load(diffusers.UNet2DConditionModel, "unet", torch.float16)
-            inputs = torch.randn(2, 4, 64, 64), torch.ones(2, dtype=torch.long), torch.randn(2, 77, 1024)
-            with LiveMemory() as live:
-                unet(*inputs)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with parts.made_in(torch.float16), FakeTensorMode(), torch.no_grad():
+        unet = opened.load(diffusers.UNet2DConditionModel, "unet", torch.float16)
+        inputs = torch.randn(2, 4, 64, 64), torch.ones(2, dtype=torch.long), torch.randn(2, 77, 1024)
+        with LiveMemory() as live:
+            unet(*inputs)
     assert 0.05e9 < live.peak < memory.OVERHEAD
 
 
