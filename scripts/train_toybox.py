@@ -19,20 +19,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+from denoising import Captions, Unseen, for_training, groups, temper, velocity_errors  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from training import Clock, autocast, save_state, set_rate  # noqa: E402
 
-from guidance.prompts import SIDED_WORDS, view_weights  # noqa: E402
+from nerf.seeding import step_generator  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
 
-DROP_ALL, DROP_VIEW, ONE_VIEW = 0.1, 0.1, 0.1  # captions: none, no view word, only the nearest view word; else blended
-WORN_TIMES, SUPPORT_TIMES = 3.0, 1.5  # how much more often a picture is drawn that says one: few do
 TIMESTEP_POWER = 0.6  # t = T u^0.6: two draws in three are above T / 2, where the words decide
-UNSEEN, UNSEEN_SHARE = 512, 64  # pictures of the last solids, one in 64, are kept back to measure on
 
 
 def main():
@@ -67,6 +63,11 @@ def start_from(part, folder, file):
     return part
 
 
+def steps_of(folder) -> int:
+    """How many steps an earlier prior was trained, all its stages together."""
+    return json.loads((folder / "training.json").read_text())["steps"] if folder else 0
+
+
 def take_over_words(text_encoder, tokenizer, folder):
     """Copy the embeddings of the words that an earlier prior knew as well."""
     if folder:
@@ -85,7 +86,7 @@ def take_over_words(text_encoder, tokenizer, folder):
 
 def train_vae(options, data, batch=16):
     """L1, L1 of differences between neighbours, and a little noise on the latents so that they are smooth."""
-    state_path, generator = options.work / "vae.pt", torch.Generator().manual_seed(options.seed)
+    state_path = options.work / "vae.pt"
     torch.manual_seed(options.seed)
     vae = start_from(architecture.build_vae(), options.init, "vae/diffusion_pytorch_model.safetensors")
     vae = vae.to(options.device, memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
@@ -99,7 +100,7 @@ def train_vae(options, data, batch=16):
     clock = Clock(spent, options.vae_minutes)
     bar = tqdm(desc="autoencoder", initial=step, unit="step")
     while clock.fraction < 1:
-        generator.manual_seed(1_000_003 * options.seed + 2 * step)
+        generator = step_generator(options.seed, step, stream="autoencoder")
         set_rate(optimizer, options.vae_rate, step, clock.fraction)
         x = images[torch.randint(len(images), (batch,), generator=generator)].to(options.device).float() / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
@@ -142,140 +143,6 @@ def encode_all(options, data, vae):
     return latents
 
 
-class Captions:
-    """Token ids of every caption, and for each picture the blend of them that describes it."""
-
-    def __init__(self, tokenizer, data):
-        phrases, index = np.unique(data.captions, return_inverse=True)
-        suffixes = ("", *(f", {word}" for word in SIDED_WORDS))
-        texts = [phrase + suffix for phrase in phrases.tolist() for suffix in suffixes] + [""]
-        encoded = tokenizer(texts, padding="max_length", max_length=architecture.TOKENS, return_tensors="pt")
-        self.ids, self.empty = encoded.input_ids, len(texts) - 1
-        self.first = torch.from_numpy(index) * len(suffixes)
-        azimuth, elevation = torch.from_numpy(data.azimuth), torch.from_numpy(data.elevation)
-        self.views = view_weights(azimuth, elevation, angle_front=90, sided=True).float()
-        said = [(" wearing " in phrase, " on " in phrase) for phrase in phrases.tolist()]
-        self.chances = torch.tensor([WORN_TIMES**worn * SUPPORT_TIMES**support for worn, support in said])[index]
-        self.unseen = len(index) - max(1, len(index) // UNSEEN_SHARE)  # the first of those kept back
-
-    def pick(self, count, generator):
-        """Pictures to train on, those that say much more often than others. [count] int64"""
-        return torch.multinomial(self.chances[: self.unseen], count, replacement=True, generator=generator)
-
-    def blend(self, pick, generator):
-        """-> ids of the captions needed [U, L], weights of each picture over them [B, U]"""
-        views, draw = self.views[pick], torch.rand(len(pick), generator=generator)
-        nearest = F.one_hot(views.argmax(-1), len(SIDED_WORDS)).float()
-        views = torch.where((draw > 1 - ONE_VIEW)[:, None], nearest, views)
-        none, plain = draw < DROP_ALL, (draw >= DROP_ALL) & (draw < DROP_ALL + DROP_VIEW)
-        weights = torch.cat(
-            [plain[:, None], views * ~(none | plain)[:, None], none[:, None]], 1
-        )  # as the columns below
-        said = self.first[pick, None] + torch.arange(1 + len(SIDED_WORDS))
-        columns = torch.cat([said, torch.full((len(pick), 1), self.empty)], 1)
-        rows, places = weights.nonzero(as_tuple=True)
-        used, inverse = torch.unique(columns[rows, places], return_inverse=True)
-        blend = torch.zeros(len(pick), len(used))
-        blend[rows, inverse] = weights[rows, places]
-        return self.ids[used], blend
-
-
-def velocity_errors(model, z, noise, t, alphas, ids, weights):
-    """Mean squared errors of v (arXiv:2202.00512, section 4) of latents z [B, 8, 16, 16] at timesteps t [B]. [B]"""
-    a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
-    with autocast(z.device.type):
-        words = torch.einsum("bu,uld->bld", weights, model["text_encoder"](ids)[0].float())
-        v = model["unet"](a * z + s * noise, t, encoder_hidden_states=words).sample.float()
-    return (v - (a * noise - s * z)).square().mean((1, 2, 3))
-
-
-class Unseen:
-    """What the training does not see: pictures of solids kept back, each at a noise and a timestep of its own.
-
-    The loss of the training says nothing: most of it lies at small t, and falls while large t forgets its words.
-    """
-
-    def __init__(self, captions, latents, alphas, batch=64):
-        generator, device = torch.Generator().manual_seed(0), latents.device
-        kept = torch.arange(captions.unseen, len(latents))
-        pick = kept[torch.randperm(len(kept), generator=generator)[:UNSEEN]]
-        noise = torch.randn(len(pick), *latents.shape[1:], generator=generator).to(device)
-        t = ((torch.arange(len(pick)) + 0.5) * architecture.TIMESTEPS / len(pick)).long().to(device)
-        ids, weights = (part.to(device) for part in captions.blend(pick, generator))
-        nothing = captions.ids[captions.empty][None].to(device), torch.ones(len(pick), 1, device=device)
-        self.high, self.alphas = t > architecture.TIMESTEPS // 2, alphas
-        cut = lambda part: part.split(batch)  # noqa: E731
-        pictures = [cut(part) for part in (latents[pick.to(device)], noise, t)]
-        self.told = list(zip(*pictures, cut(weights), strict=True)), ids
-        self.untold = list(zip(*pictures, cut(nothing[1]), strict=True)), nothing[0]
-
-    @torch.no_grad()
-    def measure(self, model):
-        """-> {"unseen": the loss, "high": that of the noisier half, "words": by how much the words lower that}"""
-        told, untold = (
-            torch.cat([velocity_errors(model, z, noise, t, self.alphas, ids, w) for z, noise, t, w in batches])
-            for batches, ids in (self.told, self.untold)
-        )
-        high = told[self.high].mean()
-        figures = {"unseen": told.mean(), "high": high, "words": untold[self.high].mean() - high}
-        return {name: round(figure.item(), 4) for name, figure in figures.items()}
-
-
-def for_training(text_encoder, unet, device):
-    """Both parts on the device, as they are fastest there without a gradient that differs from float32's.
-
-    Not compiled: torch 2.13's inductor gives all that lies below the second upsampling of the UNet, on a CPU in bf16,
-    a gradient of zero, for a tenth of the time and with hardly another loss.
-    """
-    from diffusers.models.attention_processor import AttnProcessor
-
-    unet = unet.to(device, memory_format=torch.channels_last)
-    if device == "cpu":  # faster: on so few places the backward of fused attention is mostly overhead
-        text_encoder.set_attn_implementation("eager")
-        unet.set_attn_processor(AttnProcessor())
-    return torch.nn.ModuleDict({"text_encoder": text_encoder.to(device), "unet": unet})
-
-
-def groups(model):
-    """Queries and keys learn at a tenth of the rate.
-
-    At the whole of it their products grew to hundreds: attention became a choice of one place, and the gradient so
-    rough that a change of 0.3 % in the words turned it by 40 degrees.
-    """
-    names = ("to_q", "to_k", "q_proj", "k_proj")
-    slow = [p for name, p in model.named_parameters() if any(part in names for part in name.split("."))]
-    known = {id(p) for p in slow}
-    return [{"params": [p for p in model.parameters() if id(p) not in known]}, {"params": slow, "share": 0.1}]
-
-
-@torch.no_grad()
-def temper(model, forward, spread=4.0):
-    """Scale queries and keys down where the highest logit of a row is more than `spread` above the row's mean (median).
-
-    Args: model: its attention is in the manner of diffusers or transformers; forward: a pass of some batch through it.
-    """
-    pairs, seen = [], {}
-    for module in model.modules():
-        q, k = getattr(module, "to_q", None), getattr(module, "to_k", None)
-        q, k = (getattr(module, "q_proj", q), getattr(module, "k_proj", k))
-        if q is not None:
-            pairs.append((q, k, getattr(module, "heads", None) or module.num_heads))
-    hooks = [
-        part.register_forward_hook(lambda part, _, out: seen.update({part: out.float()}))
-        for q, k, _ in pairs
-        for part in (q, k)
-    ]
-    forward()
-    for hook in hooks:
-        hook.remove()
-    for q, k, heads in pairs:
-        rows, places = (seen[part].unflatten(-1, (heads, -1)).transpose(-3, -2) for part in (q, k))
-        logits = rows @ places.transpose(-1, -2) / rows.shape[-1] ** 0.5
-        found = (logits.amax(-1) - logits.mean(-1)).median().item()
-        for parameter in (*q.parameters(), *k.parameters()):
-            parameter.mul_(min(1.0, spread / max(found, 1e-6)) ** 0.5)
-
-
 def train_diffusion(options, data, vae):
     """v-prediction on latents, the text encoder trained along; EMA weights are what is saved."""
     state_path, device = options.work / "diffusion.pt", options.device
@@ -292,41 +159,43 @@ def train_diffusion(options, data, vae):
     alphas = architecture.build_scheduler().alphas_cumprod.to(device)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(groups(model), 1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    generator, noise_generator, step, spent = torch.Generator(), torch.Generator(device), 0, 0.0
+    first, spent = steps_of(options.init), 0.0  # counted on, so that no stage draws the batches of another
+    step = first
     losses = deque(maxlen=500)  # tensors: reading one would wait for the device
     if state_path.exists():
         state = torch.load(state_path)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent"]
+        first, step, spent = state["first"], state["step"], state["spent"]
 
     def loss_of(step):
-        for each in (generator, noise_generator):
-            each.manual_seed(1_000_003 * options.seed + 2 * step + 1)
+        generator = step_generator(options.seed, step, stream="captions")
         pick = captions.pick(options.batch, generator)
         z = latents[pick.to(device)]
-        noise = torch.randn(z.shape, generator=noise_generator, device=device)
+        noise = torch.randn(
+            z.shape, generator=step_generator(options.seed, step, device, stream="noise"), device=device
+        )
         t = torch.arange(options.batch) + torch.rand(options.batch, generator=generator)  # stratified: less variance
         t = ((t / options.batch) ** TIMESTEP_POWER * architecture.TIMESTEPS).long().to(device)
         told = (part.to(device) for part in captions.blend(pick, generator))
         return velocity_errors(model, z, noise, t, alphas, *told).mean()
 
-    if options.init and step == 0:
-        temper(model, lambda: loss_of(0))
+    if options.init and step == first:
+        temper(model, lambda: loss_of(step))
         average.load_state_dict(model.state_dict())
-    clock, unseen = Clock(spent, options.minutes), Unseen(captions, latents, alphas)
-    figures = unseen.measure(average)
+    unseen = Unseen(captions, latents, alphas)
+    figures, clock = unseen.measure(average), Clock(spent, options.minutes)
     bar = tqdm(desc="diffusion", initial=step, unit="step")
     while clock.fraction < 1:
-        set_rate(optimizer, options.rate, step, clock.fraction)
+        set_rate(optimizer, options.rate, step - first, clock.fraction)
         loss = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        decay = min(0.999, (1 + step) / (10 + step))
+        decay = min(0.999, (1 + step - first) / (10 + step - first))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         losses.append(loss.detach())
@@ -335,7 +204,7 @@ def train_diffusion(options, data, vae):
             bar.set_postfix(loss=f"{recent(losses):.4f}", **figures, left=f"{clock.left:.0f}s")
         if clock.time_to_save(300):
             state = dict(model=model.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
-            save_state(state_path, **state, step=step, spent=clock.spent)
+            save_state(state_path, **state, first=first, step=step, spent=clock.spent)
             figures = unseen.measure(average)
             tqdm.write(f"diffusion: step {step}: {figures}")
             save_prior(options, len(latents), vae, tokenizer, average, step, clock.spent, figures)
