@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from live_memory import LiveMemory
 from nerf import build, checkpoint, commands, trainer
 from nerf.config import Config
 from nerf.runlog import RunLog
@@ -183,3 +184,13 @@ def test_only_the_last_two_checkpoints_stay(make):
         "step_000005.pt",
         "step_000006.pt",
     ]
+
+
+@pytest.mark.parametrize("optim", ["adan", "adam"])
+def test_a_long_run_holds_no_more_memory_than_a_short_one(make, optim):
+    trainer, held = make(iters=20, latent_iter_ratio=0.0, albedo_iter_ratio=0.0, optim=optim), []
+    with LiveMemory() as live:
+        for _ in range(20):
+            trainer.train_step()
+            held.append(live.live)
+    assert live.peak > held[5] >= held[-1] > 0
