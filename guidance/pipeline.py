@@ -60,7 +60,7 @@ class PipelineGuidance(DiffusionGuidance):
         """Give up what `vram` GB ask for, and move the UNet to the device."""
         self.plan = PLANS[0]
         self._follow(choose(vram, sum(p.numel() for p in self.unet.parameters()), math.prod(self.image_size)))
-        self.unet.to(self.device)
+        self.unet.to(self.device, memory_format=torch.channels_last)
 
     def _load(self, model_class: type, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         """A part of the pipeline, frozen."""

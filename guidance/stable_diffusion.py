@@ -28,6 +28,10 @@ def default_precision(device: torch.device) -> str:
     takes 26 ms in fp32 and 15 ms in bf16, which changes the gradient by a tenth (two draws of noise: by more than its
     length). A UNet of 8.8 M parameters on 4 latents of 16x16 only goes from 25 to 21 ms, and its predictions are
     off by 1.5%, which guidance multiplies by its scale. So only the autoencoder runs in bf16.
+
+    fp16 on Ampere and newer GPUs, too: with Toybox's prior, on 12 pictures at guidance 100, rounding to bf16 turns the
+    gradient of score distillation by up to 9 degrees (t = 50 of 1000; 1.2 at 800), rounding to fp16 by 1 (0 at 800).
+    What fp16 cannot hold, the autoencoder of version 2 at times, `steady` moves to fp32.
     """
     if device.type == "cuda":
         return "fp16"
