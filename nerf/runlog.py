@@ -78,16 +78,21 @@ def write_run(workspace: Path, phases: Phases, **facts: Any) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "threads": torch.get_num_threads(),
         "seconds": phases.seconds,
-        # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
-        "peak_memory_gb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6), 2
-        ),
+        "peak_memory_gb": round(_peak_memory() / 1e9, 2),
         **facts,
     }
     if torch.cuda.is_available():
         report["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     write_bytes(workspace / "run.json", (json.dumps(report, indent=2, default=str) + "\n").encode())
     return report
+
+
+def _peak_memory() -> int:
+    """Most bytes that this process has had in memory."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage begins with what the process had that started this one
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
