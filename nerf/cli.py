@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nerf import checkpoint
-from nerf.config import PRESETS, Config, group_class, options, spelling
+from nerf.config import Config, group_class, options, spelling
+from nerf.presets import PRESETS
 from nerf.select_guidance import select_guidance
 from nerf.validate import validate, validate_values
 

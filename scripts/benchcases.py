@@ -18,11 +18,12 @@ import shencoder
 from adan import adan_update
 from nerf import build
 from nerf.cameras import cameras_from_views
-from nerf.config import PRESETS, Config
+from nerf.config import Config
 from nerf.extract import extract
 from nerf.fields import Field, HashGridField
 from nerf.fields.network import NetworkField
 from nerf.optim import get_optimizer
+from nerf.presets import PRESETS
 from nerf.renderers.base import Renderer
 from nerf.types import Cameras, Shading, Views
 

@@ -13,7 +13,8 @@ import pytest
 
 import main
 from nerf import checkpoint, cli, preflight, select_guidance
-from nerf.config import PRESETS, ROOT, Config
+from nerf.config import ROOT, Config
+from nerf.presets import PRESETS
 
 FROG = ["--text", "a frog"]
 # Runs main.py and says on the last line of stderr whether anything heavy was imported.

@@ -8,7 +8,8 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from nerf import select_guidance
-from nerf.config import PRESETS, ROOT, Config, options, spelling
+from nerf.config import ROOT, Config, options, spelling
+from nerf.presets import PRESETS
 from nerf.validate import validate
 
 # name -> default, from the table of options that users of stable-dreamfusion know.
