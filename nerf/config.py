@@ -1,7 +1,7 @@
 """Every option of the command line, grouped in frozen dataclasses beside its meaning.
 
 One field is one option: the name, the default and, in the field's metadata, the help text and the values it
-takes. Nothing here imports torch, so that `--help` answers at once. Presets (`PRESETS`) replace defaults
+takes. Nothing here imports torch, so that `--help` answers at once. Presets (nerf/presets.py) replace defaults
 before parsing; what the user types always wins. `nerf/cli.py` turns the fields into argparse and back.
 """
 
