@@ -16,7 +16,7 @@ from guidance.stable_diffusion import StableDiffusion
 from nerf import checkpoint
 from nerf.cameras import ViewRanges
 from nerf.config import Config
-from nerf.fields import BackgroundNetwork, Field, HashGridField, VanillaField
+from nerf.fields import BackgroundNetwork, Field, HashGridField, TcnnField, VanillaField
 from nerf.optim import EMA, LR_SCALE, get_optimizer
 from nerf.renderers import RaymarchRenderer, StratifiedRenderer
 from nerf.renderers.base import Renderer
@@ -75,7 +75,7 @@ def build_field(config: Config, device: torch.device) -> Field:
     )
     if model.backbone == "vanilla":
         return VanillaField(**common)
-    return HashGridField(
+    return (TcnnField if model.backbone == "grid_tcnn" else HashGridField)(
         **common,
         num_levels=model.num_levels,
         level_dim=model.level_dim,

@@ -176,8 +176,8 @@ class ModelConfig:
 
     backbone: str = opt(
         "grid",
-        "hash grid with a small network, or a network alone; grid_taichi means grid",
-        choices=("grid", "vanilla", "grid_taichi"),
+        "hash grid with a small network, the same of tiny-cuda-nn (GPU), or a network alone; grid_taichi means grid",
+        choices=("grid", "grid_tcnn", "vanilla", "grid_taichi"),
         architecture=True,
     )
     num_levels: int = opt(16, "levels of the hash grid", low=1, high=32, architecture=True)

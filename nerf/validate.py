@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from nerf.losses import LOSSES, FieldLoss
 # Choices of the tool this command line comes from that are not here, and what to take instead.
 NOT_YET = {
     "guidance": {"zero123": "SD, IF or toybox", "clip": "SD, IF or toybox"},
-    "backbone": {"grid_tcnn": "grid, whose kernels need no tinycudann"},
 }
 # What bounds and choices cannot say: option -> (whether a value will do, what it needs to be).
 NEEDS: dict[str, tuple[Callable[[Any], object], str]] = {
@@ -29,6 +29,8 @@ NEEDS: dict[str, tuple[Callable[[Any], object], str]] = {
     "decimate_target": (lambda faces: faces <= 0 or faces >= 4, "at least 4 faces, or 0 for all of them"),
 }
 FINEST = 2**22  # most cells of a level along a side (gridencoder/csrc/host.h)
+TCNN = 'pip install --no-build-isolation "git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch"'
+TCNN_WIDTHS = (16, 32, 64, 128)  # of its fully fused MLP
 
 
 def validate(config: Config) -> None:
@@ -115,10 +117,11 @@ def _check_together(config: Config) -> None:
 def _check_grid(config: Config) -> None:
     """The levels of the hash grid exist, and so does the grid itself where something asks for it."""
     model, bound = config.model, config.marching.bound
-    if model.backbone == "vanilla":
+    if model.backbone in ("vanilla", "grid_tcnn"):
         for name, loss in LOSSES.items():
             if isinstance(loss, FieldLoss) and (weight := getattr(config.losses, f"lambda_{name}")):
-                raise ValueError(f"--lambda_{name} {weight} needs --backbone grid, got vanilla, which has no grid")
+                raise ValueError(f"--lambda_{name} {weight} needs --backbone grid, got {model.backbone}")
+    if model.backbone == "vanilla":
         return
     finest = round(model.desired_resolution * bound)
     if not model.base_resolution <= finest <= FINEST:
@@ -126,6 +129,23 @@ def _check_grid(config: Config) -> None:
             f"--desired_resolution times --bound needs a value from {model.base_resolution} (--base_resolution) to "
             f"{FINEST}, got {model.desired_resolution} * {bound:g} = {finest}"
         )
+    if model.backbone == "grid_tcnn":
+        _check_tcnn(config)
+
+
+def _check_tcnn(config: Config) -> None:
+    """tiny-cuda-nn is here, and has the network that is asked for."""
+    model, need = config.model, "--backbone grid_tcnn needs"
+    if model.hidden_dim not in TCNN_WIDTHS:
+        raise ValueError(f"{need} --hidden_dim {', '.join(map(str, TCNN_WIDTHS))}, got {model.hidden_dim}")
+    if model.num_layers < 2:
+        raise ValueError(f"{need} --num_layers 2 or more, got {model.num_layers}")
+    if model.normal_mode == "analytic":  # its network has no second derivative
+        raise ValueError(f"{need} --normal_mode finite, got analytic")
+    if not select_guidance.has_accelerator(config.run.device):
+        raise ValueError(f"{need} a GPU that torch can use, got none: use --backbone grid")
+    if importlib.util.find_spec("tinycudann") is None:
+        raise ValueError(f"{need} tiny-cuda-nn, which is not installed: {TCNN}, or use --backbone grid")
 
 
 def _join(values: tuple[Any, ...]) -> str:

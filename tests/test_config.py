@@ -1,5 +1,6 @@
 """The options: names and defaults of stable-dreamfusion, and what makes no sense is refused in one line."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -129,8 +130,16 @@ BAD_VALUES = [
     (dict(lambda_wd=0.5, backbone="vanilla"), "--lambda_wd 0.5 needs --backbone grid, got vanilla"),
     (dict(device="cuda:1"), "--device cuda:1 needs a GPU that torch can use, got none"),
     (dict(exp_start_iter=10, iters=10), "--exp_start_iter needs a step before the last one of the schedules (10)"),
-    (dict(backbone="mlp"), "--backbone needs one of grid, vanilla, grid_taichi, got 'mlp'"),
-    (dict(backbone="grid_tcnn"), "--backbone grid_tcnn is not supported yet"),
+    (dict(backbone="mlp"), "--backbone needs one of grid, grid_tcnn, vanilla, grid_taichi, got 'mlp'"),
+    (dict(backbone="grid_tcnn"), "--backbone grid_tcnn needs a GPU that torch can use, got none: use --backbone grid"),
+    (dict(backbone="grid_tcnn", lambda_tv=1.0), "--lambda_tv 1.0 needs --backbone grid, got grid_tcnn"),
+    (dict(backbone="grid_tcnn", hidden_dim=48), "--backbone grid_tcnn needs --hidden_dim 16, 32, 64, 128, got 48"),
+    (dict(backbone="grid_tcnn", num_layers=1), "--backbone grid_tcnn needs --num_layers 2 or more, got 1"),
+    (
+        dict(backbone="grid_tcnn", normal_mode="analytic"),
+        "--backbone grid_tcnn needs --normal_mode finite, got analytic",
+    ),
+    (dict(backbone="grid_tcnn", desired_resolution=8), f"{FINEST} 16 (--base_resolution) to 4194304, got 8"),
     (dict(guidance=("clip",)), "--guidance clip is not supported yet: use SD, IF or toybox"),
     (dict(guidance=("SD", "SD")), "--guidance needs different models, got SD SD"),
     (dict(device="gpu"), "--device needs auto, cpu, cuda or cuda:<n>, got 'gpu'"),
@@ -150,6 +159,18 @@ def test_bad_value_is_one_line_that_says_what_came(monkeypatch, values, message)
         validate(set_options(**values))
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_tiny_cuda_nn_is_asked_for_where_only_it_is_missing(monkeypatch):
+    monkeypatch.setattr(select_guidance, "has_accelerator", lambda device: True)
+    found, find_spec = [], importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: (found or None) if name == "tinycudann" else find_spec(name)
+    )
+    with pytest.raises(ValueError, match="needs tiny-cuda-nn, which is not installed: pip install .*--backbone grid$"):
+        validate(set_options(backbone="grid_tcnn"))
+    found.append("here")
+    validate(set_options(backbone="grid_tcnn"))
 
 
 @pytest.mark.parametrize(
