@@ -189,6 +189,7 @@ def build_schedule(config: Config) -> Schedule:
         t_anneal=config.guidance.t_anneal,
         guidance_scale=config.guidance.guidance_scale,
         guidance_anneal=config.guidance.guidance_anneal,
+        lr_decay=training.lr_decay or (0.1 if config.model.backbone == "vanilla" else 1.0),
         weights={name.removeprefix("lambda_"): value for name, value in losses.items()}
         | {"guidance": config.guidance.lambda_guidance},
     )
@@ -212,7 +213,6 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         ema=EMA(renderer, training.ema_decay),
         workspace=workspace,
         meta={**config.fingerprint(), "config": config.flat()},
-        backbone=config.model.backbone,
         grad_clip_rgb=training.grad_clip_rgb,
         save_interval=results.eval_interval * training.dataset_size_train,
         picture_interval=config.guidance.save_guidance_interval if config.guidance.save_guidance else 0,

@@ -122,6 +122,13 @@ class TrainingConfig:
 
     iters: int = opt(10000, "training steps", low=1)
     lr: float = opt(1e-3, "learning rate (Adan: 5 times this; encoder: 10 times)", above=0)
+    lr_decay: float | None = opt(
+        None,
+        "share of the learning rate that is left at the end, in even factors a step (1; --backbone vanilla: 0.1)",
+        kind=float,
+        above=0,
+        high=1,
+    )
     optim: str = opt("adan", "optimiser", choices=("adan", "adam"))
     ema_decay: float = opt(0.95, "decay per step of the averaged weights that are shown and exported", low=0, below=1)
     fp16: bool = opt(False, "mixed precision, where it pays")

@@ -1,4 +1,4 @@
-"""Optimizers, the learning rate over a run, and the moving average of the weights."""
+"""Optimizers, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -29,11 +29,6 @@ def get_optimizer(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     if name == "adam":
         return Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
     raise ValueError(f"--optim needs one of {', '.join(LR_SCALE)}, got {name}")
-
-
-def lr_factor(step: int, iters: int, backbone: str = "grid") -> float:
-    """By what the learning rates of step `step` (from 0) are multiplied: 1, and a decay to 0.1 for vanilla."""
-    return 0.1 ** min(step / iters, 1.0) if backbone == "vanilla" else 1.0
 
 
 def scale_lr(optimizer: Optimizer, factor: float) -> None:

@@ -40,6 +40,7 @@ class Plan:
     t_range: Range  # of the diffusion timesteps, in [0, 1]
     dreamtime: float | None  # share of the run that is over, where the timesteps follow DreamTime
     guidance_scale: float  # of classifier-free guidance
+    lr_factor: float  # by what the learning rates are multiplied
     weights: Mapping[str, float]  # of every loss and guidance, ramps applied
 
     @property
@@ -102,6 +103,7 @@ class Schedule:
     t_anneal: float = 0.2  # where the upper end of t_range arrives at the end of the run, with anneal
     guidance_scale: float = 100.0
     guidance_anneal: float = 0.0  # where the scale arrives at the end of the run; 0: it stays
+    lr_decay: float = 1.0  # lr_factor at the end of the run, where it arrives in even factors a step
     weights: Mapping[str, float] = field(default_factory=dict)  # --lambda_* without the prefix; "guidance" among them
 
     def __post_init__(self):
@@ -113,6 +115,7 @@ class Schedule:
             "a share in [0, 1]",
             self.progressive_view_init_ratio,
         )
+        _check(0 < self.lr_decay <= 1, "lr_decay", "a share more than 0 and at most 1", self.lr_decay)
         for name in ("iters", "batch_size", "h", "w"):
             _check(getattr(self, name) >= 1, name, "a number >= 1", getattr(self, name))
         low, high = self.t_range
@@ -159,6 +162,7 @@ class Schedule:
             t_range=(self.t_range[0], self._highest_timestep(fraction)),
             dreamtime=fraction if self.t_schedule == "dreamtime" else None,
             guidance_scale=_annealed(self.guidance_scale, self.guidance_anneal, fraction),
+            lr_factor=self.lr_decay**fraction,
             weights={name: value * _ramp(name, fraction) for name, value in self.weights.items()},
         )
 

@@ -19,7 +19,7 @@ from guidance.types import GuidanceBatch, GuidanceOutput
 from nerf import checkpoint, losses
 from nerf.cameras import sample_views
 from nerf.export.files import png_bytes, to_uint8, write_bytes
-from nerf.optim import EMA, lr_factor, resume, scale_lr
+from nerf.optim import EMA, resume, scale_lr
 from nerf.renderers.base import Renderer
 from nerf.runlog import RunLog
 from nerf.schedule import Plan, Schedule
@@ -45,7 +45,6 @@ class Trainer:
     ema: EMA
     workspace: Path
     meta: dict[str, Any]  # what a checkpoint says of itself beside its step
-    backbone: str = "grid"
     grad_clip_rgb: float = -1.0  # clip the gradient of the picture at this; negative: off
     save_interval: int = 100  # steps between checkpoints, and calls of `validate`
     picture_interval: int = 0  # steps between pictures of what the guidance sees; 0: none
@@ -174,7 +173,7 @@ class Trainer:
         if total.requires_grad:  # nothing to learn from a step that hit nothing
             total.backward()
             losses.add_field_gradients(self.renderer.field, plan.weights, generator=generator)
-            scale_lr(self.optimizer, lr_factor(step, schedule.iters, self.backbone))
+            scale_lr(self.optimizer, plan.lr_factor)
             self.optimizer.step()
         self.ema.update()
         self.step = step + 1

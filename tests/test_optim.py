@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nerf.optim import EMA, Adan, get_optimizer, lr_factor, resume, scale_lr
+from nerf.optim import EMA, Adan, get_optimizer, resume, scale_lr
 
 
 def adan_by_hand(start, gradients, lr, betas, eps, weight_decay, max_norm):
@@ -153,11 +153,6 @@ def test_adam_has_the_settings_of_stable_dreamfusion(device):
 def test_an_unknown_optimizer_is_refused_by_its_option():
     with pytest.raises(ValueError, match="--optim needs one of adan, adam, got sgd"):
         get_optimizer("sgd", [])
-
-
-def test_the_learning_rate_is_constant_for_the_grid_and_decays_to_a_tenth_for_vanilla():
-    assert [lr_factor(step, 100) for step in (0, 50, 100)] == [1.0, 1.0, 1.0]
-    assert [lr_factor(step, 100, "vanilla") for step in (0, 50, 100, 200)] == pytest.approx([1, 10**-0.5, 0.1, 0.1])
 
 
 def test_scaling_starts_from_the_first_rate_every_time_and_after_a_resume():

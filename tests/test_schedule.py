@@ -157,6 +157,11 @@ def test_the_guidance_scale_moves_in_a_line():
         assert schedule.plan(step).guidance_scale == pytest.approx(scale)
 
 
+def test_learning_rates_fall_by_even_factors():
+    schedule = Schedule(iters=100, lr_decay=0.1)
+    assert [schedule.plan(step).lr_factor for step in (0, 50, 100, 200)] == pytest.approx([1, 10**-0.5, 0.1, 0.1])
+
+
 def test_timesteps_and_guidance_stay_without_annealing():
     plan = Schedule(iters=10, t_range=(0.1, 0.6), guidance_scale=7).plan(9)
     assert plan.t_range == (0.1, 0.6) and plan.guidance_scale == 7 and plan.dreamtime is None
@@ -195,6 +200,7 @@ def test_the_renderer_makes_normals_for_the_losses_that_ask_for_them():
         ({"exp_start_iter": 50, "exp_end_iter": 50}, "--exp_end_iter"),
         ({"iters": 100, "exp_start_iter": 100}, "--exp_end_iter"),
         ({"background": "plaid"}, "--background"),
+        ({"lr_decay": 0.0}, "--lr_decay"),
         ({"resolutions": ((2.0, 64),)}, "--resolutions"),
     ],
 )

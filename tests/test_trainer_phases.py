@@ -95,13 +95,23 @@ def test_every_shading_trains_with_every_renderer(make, phase, options, packed):
     assert all(value.isfinite().all() for value in weights(made).values())
 
 
-def test_the_vanilla_backbone_trains_and_its_rate_decays(make):
-    made = make(backbone="vanilla", cuda_ray=False, latent_iter_ratio=0.0)
-    first = made.optimizer.param_groups[0]["lr"]
-    start = weights(made)
+@pytest.mark.parametrize(
+    "options, decay",
+    [
+        (dict(), 1.0),
+        (dict(lr_decay=0.3), 0.3),
+        (dict(backbone="vanilla"), 0.1),
+        (dict(backbone="vanilla", lr_decay=1.0), 1.0),
+    ],
+    ids=["grid", "0.3", "vanilla", "vanilla, 1"],
+)
+def test_the_learning_rates_decay(make, options, decay):
+    made = make(cuda_ray=False, latent_iter_ratio=0.0, **options)
+    first, start = [group["lr"] for group in made.optimizer.param_groups], weights(made)
     assert made.train()
     assert any(not torch.equal(value, start[name]) for name, value in weights(made).items())
-    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(first * 0.1 ** ((STEPS - 1) / STEPS))
+    left = decay ** ((STEPS - 1) / STEPS)  # in the last step
+    assert [group["lr"] for group in made.optimizer.param_groups] == pytest.approx([rate * left for rate in first])
 
 
 def test_perpneg_changes_what_is_learnt(make):
