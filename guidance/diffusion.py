@@ -51,7 +51,7 @@ class DiffusionGuidance(ABC):
         rule: str = "sds",
         rescale: float = 0.0,
     ):
-        self.alphas_cumprod = alphas_cumprod
+        self.alphas_cumprod, self.device = alphas_cumprod, alphas_cumprod.device
         self.latent_shape = latent_shape
         self.image_size = image_size
         self.views = views or ViewOptions()
@@ -113,11 +113,12 @@ class DiffusionGuidance(ABC):
     def __call__(self, batch: GuidanceBatch) -> GuidanceOutput:
         """The distillation loss of a batch (DreamFusion, arXiv:2209.14988, algorithm in section 3.2).
 
-        Differentiable in `batch.images` or `batch.latents`.
+        Differentiable in `batch.images` or `batch.latents`, on whichever device they are; the loss is there, too.
 
         Raises:
             ValueError: The latents have another number of channels than the model.
         """
+        shown = batch.latents if batch.images is None else batch.images
         latents = self._latents(batch)
         with torch.no_grad():
             timesteps = self._draw_timesteps(batch, len(latents))
@@ -137,7 +138,7 @@ class DiffusionGuidance(ABC):
                 "gradient_rms": gradient.square().mean().sqrt(),
                 "skipped": lost.float().mean(),  # share of the views whose gradient was not finite: they change nothing
             }
-        return GuidanceOutput(distill.distillation_loss(latents, gradient), metrics, pictures)
+        return GuidanceOutput(distill.distillation_loss(latents, gradient).to(shown.device), metrics, pictures)
 
     def _latents(self, batch: GuidanceBatch) -> Tensor:
         """The batch in model space, float32, attached to the graph of its images or latents. [B, C, h, w]"""
@@ -146,27 +147,28 @@ class DiffusionGuidance(ABC):
             if images.requires_grad:
                 images = images.clone()  # so that the hook is on a tensor of its own
                 images.register_hook(_finite)
-            return self.encode(resize(images, self.image_size))
+            return self.encode(resize(images.to(self.device), self.image_size))
         if batch.latents.shape[1] != self.latent_shape[0]:
             raise ValueError(
                 f"the model denoises {self.latent_shape[0]} channels, but the latents have {batch.latents.shape[1]}:"
                 " train on pictures from the start with --latent_iter_ratio 0"
             )
-        return resize(batch.latents.float(), self.latent_shape[1:])
+        return resize(batch.latents.float().to(self.device), self.latent_shape[1:])
 
     def _draw_timesteps(self, batch: GuidanceBatch, count: int) -> Tensor:
         """One timestep per view, uniform in `t_range`, both ends included, or DreamTime's for all. [count] int64"""
         if batch.dreamtime is not None:
             t = dreamtime(self.alphas_cumprod, batch.t_range, batch.dreamtime)
-            return torch.full((count,), t, device=self.alphas_cumprod.device)
+            return torch.full((count,), t, device=self.device)
         last = len(self.alphas_cumprod) - 1
         lo, hi = (min(round(share * (last + 1)), last) for share in batch.t_range)
         drawn = torch.randint(lo, hi + 1, (count,), generator=batch.generator, device=batch.generator.device)
-        return drawn.to(self.alphas_cumprod.device)
+        return drawn.to(self.device)
 
     def _pictures(self, batch: GuidanceBatch, latents: Tensor, found: Distilled, timesteps: Tensor) -> Tensor:
         """What the model was shown, that with noise, and what the model makes of it in one step. [3 B, 3, H, W]"""
-        shown = self.decode(latents) if batch.images is None else resize(batch.images.float(), self.image_size)
+        images = None if batch.images is None else batch.images.float().to(self.device)
+        shown = self.decode(latents) if images is None else resize(images, self.image_size)
         estimate = distill.predicted_original(found.noise_pred, found.noisy, self.alphas_cumprod[timesteps])
         return torch.cat([shown, self.decode(found.noisy), self.decode(estimate)]).clamp(0, 1)
 

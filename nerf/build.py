@@ -29,14 +29,15 @@ RENDERING = 2.0  # GB: CUDA itself, the field, its optimiser and the samples of 
 SMALL_VRAM = 4.0  # GB of --vram_O
 
 
-def build_device(config: Config) -> torch.device:
-    """The device of --device; auto is a GPU where there is one."""
-    name = config.run.device
+def build_device(name: str) -> torch.device:
+    """The device of --device or --guidance_device; auto is a GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}, but torch {torch.__version__} sees no GPU: use --device cpu or auto")
-    return torch.device(name)
+    device, gpus = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        seen = f"the last GPU it sees is cuda:{gpus - 1}" if gpus else "sees no GPU: use cpu"
+        raise ValueError(f"there is no {name}: torch {torch.__version__} {seen}")
+    return device
 
 
 def build_precision(config: Config, device: torch.device) -> str:
@@ -52,12 +53,17 @@ def build_precision(config: Config, device: torch.device) -> str:
 
 
 def build_vram(config: Config, device: torch.device) -> float:
-    """GB that the guidance may take: what is left of --vram, or of what is free, beside the field and its rays."""
+    """GB that the guidance may take: what is left of --vram, or of what is free, beside the field and its rays.
+
+    Args:
+        device: Of the guidance. Where the field has another, all of it is the guidance's.
+    """
+    beside = RENDERING if config.guidance.guidance_device is None else 0.0
     if config.training.vram is not None:
-        return config.training.vram - RENDERING
+        return config.training.vram - beside
     if config.training.vram_O:
-        return SMALL_VRAM - RENDERING
-    return torch.cuda.mem_get_info(device)[0] / 1e9 - RENDERING if device.type == "cuda" else math.inf
+        return SMALL_VRAM - beside
+    return torch.cuda.mem_get_info(device)[0] / 1e9 - beside if device.type == "cuda" else math.inf
 
 
 def build_field(config: Config, device: torch.device) -> Field:
@@ -114,9 +120,9 @@ def build_renderer(config: Config, device: torch.device) -> Renderer:
     return renderer.to(device)
 
 
-def build_guidance(config: Config, device: torch.device) -> dict[str, DiffusionGuidance]:
+def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
     """Name -> prior, prepared for the prompt."""
-    options, priors = config.guidance, {}
+    options, priors, device = config.guidance, {}, build_device(config.guided_on)
     views = ViewOptions(
         words=config.camera.view_words,
         angle_front=config.camera.angle_front,
@@ -207,7 +213,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         groups += renderer.background_net.parameter_groups(lr)
     trainer = Trainer(
         renderer=renderer,
-        guidance=build_guidance(config, device),
+        guidance=build_guidance(config),
         schedule=build_schedule(config),
         optimizer=get_optimizer(training.optim, groups),
         ema=EMA(renderer, training.ema_decay),
@@ -228,7 +234,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
 def load_trained(config: Config) -> Renderer:
     """The renderer of the run in the workspace, with its averaged weights."""
     extension.set_mode(config.run.ops)
-    device = build_device(config)
+    device = build_device(config.run.device)
     path = checkpoint.find(config.run.workspace, config.run.ckpt)
     state = checkpoint.load(path, config.fingerprint(), device)
     renderer = build_renderer(config, device)

@@ -257,7 +257,18 @@ def _trained(commands: tuple[str, ...], typed: dict[str, Any]) -> tuple[Config, 
             f'train first, python main.py --text "a frog" --workspace {run.workspace}'
         )
     stored = checkpoint.read_meta(path).get("config", {})
-    per_call = {"test", "six_views", "save_mesh", "file", "ckpt", "workspace", "debug", "device", "ops"}
+    per_call = {
+        "test",
+        "six_views",
+        "save_mesh",
+        "file",
+        "ckpt",
+        "workspace",
+        "debug",
+        "device",
+        "guidance_device",
+        "ops",
+    }
     stored = {name: value for name, value in stored.items() if name in options() and name not in per_call}
     return _configure({}, {**stored, **typed}), f"options of {path}, made for {stored.get('text')!r}"
 

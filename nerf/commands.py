@@ -30,7 +30,7 @@ def run_training(config: Config) -> None:
     extension.set_mode(config.run.ops)
     with phases("compile"):
         native = extension.load_all()
-    device = build_device(config)
+    device = build_device(config.run.device)
     with phases("load"):
         trainer = build_trainer(config, device)
         trainer.validate = lambda step: validate(config, trainer.renderer, step)

@@ -87,6 +87,9 @@ class GuidanceConfig:
         choices=("SD", "IF", "toybox"),
         count=0,
     )
+    guidance_device: str | None = opt(
+        None, "where the guidance computes: cpu, cuda or cuda:<n>, e.g. a second GPU (that of --device)", kind=str
+    )
     IF: bool = opt(False, "preset: --guidance IF --latent_iter_ratio 0")
     guidance_scale: float = opt(100.0, "strength of classifier-free guidance", low=0)
     guidance_anneal: float = opt(0.0, "move --guidance_scale to this over the run; 0: constant", low=0)
@@ -293,6 +296,11 @@ class Config:
                 for group in fields(self)
             },
         )
+
+    @property
+    def guided_on(self) -> str:
+        """The device of the guidance, as typed."""
+        return self.guidance.guidance_device or self.run.device
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint must agree on: the prompt and every option that shapes the model. JSON-able."""

@@ -34,7 +34,7 @@ def preflight(commands: Sequence[str], config: Config) -> None:
         check_prior(config.guidance.toybox_dir, config.training.latent_iter_ratio)
     check_writable(config.run.workspace)
     for name in {"SD", "IF"}.intersection(config.guidance.guidance if "train" in commands else ()):
-        half = select_guidance.has_accelerator(config.run.device)  # there it runs in fp16
+        half = select_guidance.has_accelerator(config.guided_on)  # there it runs in fp16
         select_guidance.find_weights(config, name, half)
 
 

@@ -24,7 +24,7 @@ def select_guidance(config: Config, typed: dict[str, Any]) -> tuple[tuple[str, .
         return config.guidance.guidance, ""
     if "hf_key" in typed or "sd_version" in typed:
         return ("SD",), ""
-    if not has_accelerator(config.run.device):
+    if not has_accelerator(config.guided_on):
         return ("toybox",), "guidance: toybox, the model in this repository (no GPU; --guidance SD is Stable Diffusion)"
     if not weights_available(config.guidance.sd_version):
         reason = "Stable Diffusion is neither cached nor can be downloaded; --guidance SD says why"

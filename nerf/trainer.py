@@ -136,8 +136,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for name, prior in self.guidance.items():
             if given_up := prior.economise():
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                torch.cuda.empty_cache()  # of every GPU; nothing where there is none
                 tqdm.write(f"out of GPU memory in step {self.step + 1}: {name} goes on with less ({given_up})")
                 return True
         return False

@@ -22,6 +22,7 @@ NEEDS: dict[str, tuple[Callable[[Any], object], str]] = {
     "workspace": (str.strip, "the name of a folder"),
     "ckpt": (str.strip, "latest, scratch, best, latest_model or a file"),
     "device": (lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), "auto, cpu, cuda or cuda:<n>"),
+    "guidance_device": (lambda name: re.fullmatch(r"cpu|cuda(:\d+)?", name), "cpu, cuda or cuda:<n>"),
     "guidance": (lambda names: len(set(names)) == len(names), "different models"),
     "hf_key": (str.strip, "a repo id, a diffusers folder or a file"),
     "level_dim": (lambda features: features in (1, 2, 4, 8), "one of 1, 2, 4, 8"),
@@ -97,8 +98,9 @@ def _bounds(meta: dict[str, Any]) -> str:
 
 def _check_together(config: Config) -> None:
     run, guidance, training = config.run, config.guidance, config.training
-    if run.device.startswith("cuda") and not select_guidance.has_accelerator(run.device):
-        raise ValueError(f"--device {run.device} needs a GPU that torch can use, got none: use --device cpu or auto")
+    for option, device in (("--device", run.device), ("--guidance_device", guidance.guidance_device or "cpu")):
+        if device.startswith("cuda") and not select_guidance.has_accelerator(device):
+            raise ValueError(f"{option} {device} needs a GPU that torch can use, got none: use {option} cpu")
     annealed = guidance.t_schedule == "anneal"
     if annealed and not guidance.t_range[0] <= guidance.t_anneal <= guidance.t_range[1]:
         raise ValueError(

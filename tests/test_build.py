@@ -58,5 +58,38 @@ def test_what_memory_there_is_reaches_the_guidance(monkeypatch, options, expecte
 
     monkeypatch.setattr(build, "StableDiffusion", Prior)
     monkeypatch.setattr(build, "find_weights", lambda config, name, half: "somewhere")
-    build.build_guidance(configure(guidance=("SD",), **options), CPU)
+    build.build_guidance(configure(guidance=("SD",), device="cpu", **options))
     assert made == [expected]
+
+
+def test_the_guidance_has_a_gpu_and_its_memory_to_itself(monkeypatch):
+    made = []
+
+    class Prior:
+        def __init__(self, sources, *, device, vram, **options):
+            made.append((device, vram))
+
+        def prepare(self, text, negative):
+            pass
+
+    free = {torch.device("cuda:0"): 8.0, torch.device("cuda:1"): 24.0}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device] * 1e9, 80e9))
+    monkeypatch.setattr(build, "StableDiffusion", Prior)
+    monkeypatch.setattr(build, "find_weights", lambda config, name, half: "somewhere")
+    for options in ({"guidance_device": "cuda:1"}, {}):
+        build.build_guidance(configure(guidance=("SD",), device="cuda:0", **options))
+    assert made == [(torch.device("cuda:1"), 24.0), (torch.device("cuda:0"), 8.0 - build.RENDERING)]
+
+
+@pytest.mark.parametrize(
+    "name, gpus, message",
+    [
+        ("cuda", 0, "there is no cuda: torch .* sees no GPU: use cpu"),
+        ("cuda:2", 2, "there is no cuda:2: torch .* the last GPU it sees is cuda:1"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named(monkeypatch, name, gpus, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=message):
+        build.build_device(name)

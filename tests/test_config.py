@@ -128,7 +128,9 @@ BAD_VALUES = [
     (dict(decimate_target=3), "--decimate_target needs at least 4 faces, or 0 for all of them, got 3"),
     (dict(lambda_tv=1.0, backbone="vanilla"), "--lambda_tv 1.0 needs --backbone grid, got vanilla"),
     (dict(lambda_wd=0.5, backbone="vanilla"), "--lambda_wd 0.5 needs --backbone grid, got vanilla"),
-    (dict(device="cuda:1"), "--device cuda:1 needs a GPU that torch can use, got none"),
+    (dict(device="cuda:1"), "--device cuda:1 needs a GPU that torch can use, got none: use --device cpu"),
+    (dict(guidance_device="cuda"), "--guidance_device cuda needs a GPU that torch can use, got none"),
+    (dict(guidance_device="auto"), "--guidance_device needs cpu, cuda or cuda:<n>, got 'auto'"),
     (dict(exp_start_iter=10, iters=10), "--exp_start_iter needs a step before the last one of the schedules (10)"),
     (dict(backbone="mlp"), "--backbone needs one of grid, grid_tcnn, vanilla, grid_taichi, got 'mlp'"),
     (dict(backbone="grid_tcnn"), "--backbone grid_tcnn needs a GPU that torch can use, got none: use --backbone grid"),
@@ -185,6 +187,7 @@ def test_tiny_cuda_nn_is_asked_for_where_only_it_is_missing(monkeypatch):
         dict(ema_decay=0.0),
         dict(angle_front=180.0),
         dict(device="cuda:1"),
+        dict(device="cpu", guidance_device="cuda:1"),
     ],
     ids=str,
 )

@@ -121,4 +121,4 @@ def test_it_is_built_like_the_others(folder):
     from nerf.config import Config
 
     config = Config().updated(dict(text="a frog", guidance=("IF",), hf_key=folder))
-    assert set(build.build_guidance(config, torch.device("cpu"))) == {"IF"}
+    assert set(build.build_guidance(config)) == {"IF"}
