@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from guidance import distill
-from guidance.prompts import PromptEmbeddings, ViewOptions, view_prompts
+from guidance.prompts import PromptEmbeddings, ViewOptions, on_the_left, view_prompts
 from guidance.rules import RULES, Distilled, Prediction
 from guidance.timesteps import dreamtime
 from guidance.types import Conditioning, GuidanceBatch, GuidanceOutput
@@ -119,6 +119,8 @@ class DiffusionGuidance(ABC):
             ValueError: The latents have another number of channels than the model.
         """
         shown = batch.latents if batch.images is None else batch.images
+        if self.views.mirrored:
+            batch = _from_the_left(batch)
         latents = self._latents(batch)
         with torch.no_grad():
             timesteps = self._draw_timesteps(batch, len(latents))
@@ -171,6 +173,19 @@ class DiffusionGuidance(ABC):
         shown = self.decode(latents) if images is None else resize(images, self.image_size)
         estimate = distill.predicted_original(found.noise_pred, found.noisy, self.alphas_cumprod[timesteps])
         return torch.cat([shown, self.decode(found.noisy), self.decode(estimate)]).clamp(0, 1)
+
+
+def _from_the_left(batch: GuidanceBatch) -> GuidanceBatch:
+    """The batch with every view of the object's right side as its mirror image, which shows a left side."""
+    left = on_the_left(batch.azimuth)
+
+    def turned(pictures: Tensor | None) -> Tensor | None:
+        if pictures is None:
+            return None
+        return torch.where(left.to(pictures.device)[:, None, None, None], pictures, pictures.flip(-1))
+
+    azimuth = torch.where(left, batch.azimuth, -batch.azimuth)
+    return replace(batch, azimuth=azimuth, images=turned(batch.images), latents=turned(batch.latents))
 
 
 def _lost(gradient: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class ViewOptions:
 
     words: bool = True  # say the view in the prompt; without it every view has the same prompt
     sided: bool = False  # SIDED_WORDS in place of VIEW_WORDS: for a model that was taught the difference
+    mirrored: bool = False  # show the right side as the left side of the mirror image: for a model that knows no other
     angle_front: float = 60.0  # full width of the front sector (and of the back sector), degrees of azimuth
     angle_overhead: float = 30.0  # polar angle below which a view is an overhead view, degrees; 0: never
     perpneg: bool = False
@@ -80,7 +81,7 @@ def view_weights(
     level, side = 1 - overhead, 1 - front - back
     if not sided:
         return torch.stack([front * level, side * level, back * level, overhead], dim=-1)
-    left = _on_the_left(azimuth) * side
+    left = on_the_left(azimuth) * side
     return torch.stack([front * level, left * level, back * level, overhead, (side - left) * level], dim=-1)
 
 
@@ -140,7 +141,7 @@ class PromptEmbeddings:
         uncond = self.negative.expand(batch, -1, -1)
         if not options.perpneg:
             return Conditioning(positive, uncond)
-        left = _on_the_left(azimuth).to(self.views.device)
+        left = on_the_left(azimuth).to(self.views.device)
         seen = torch.where(left, 1, len(self.views) - 1 if options.sided else 1)  # the side that is seen
         negatives = torch.stack([self.views[:1].expand(batch, -1, -1), self.views[seen]], 1)
         side = weights[:, 1:2] + weights[:, 4:].sum(1, keepdim=True)  # left and right together
@@ -148,7 +149,7 @@ class PromptEmbeddings:
         return Conditioning(positive, uncond, negatives, perp_neg_weights(by_view, options))
 
 
-def _on_the_left(azimuth: Tensor) -> Tensor:
+def on_the_left(azimuth: Tensor) -> Tensor:
     """Whether a view shows the object's own left side."""
     return azimuth % 360 < 180
 

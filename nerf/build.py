@@ -135,12 +135,14 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
     for name in options.guidance:
         text = config.run.text
         if name == "toybox":
-            from toybox.captions import canonical
+            from toybox.captions import parse
             from toybox.lexicon import is_sided, known_to
+            from toybox.words import OBJECTS
 
             known = known_to(options.toybox_dir)
-            text, sources = canonical(text, known), options.toybox_dir
-            views = replace(views, sided=is_sided(known))
+            caption = parse(text, known)
+            text, sources = str(caption), options.toybox_dir
+            views = replace(views, sided=is_sided(known), mirrored=not OBJECTS[caption.name].one_sided)
         else:
             sources = find_weights(config, name, half=device.type == "cuda")
         prior = (DeepFloyd if name == "IF" else StableDiffusion)(

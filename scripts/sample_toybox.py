@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from diffusers import StableDiffusionPipeline  # noqa: E402
 
-from guidance.prompts import view_prompts  # noqa: E402
+from guidance.prompts import VIEW_WORDS, view_prompts  # noqa: E402
 from nerf.export.files import png_bytes, to_uint8, write_bytes  # noqa: E402
 from toybox.captions import Caption, canonical  # noqa: E402
 from toybox.lexicon import is_sided, known_to  # noqa: E402
@@ -35,7 +35,7 @@ def main():
     rows = []
     for text in map(canonical, options.text or [str(Caption(name)) for name in OBJECTS]):
         pictures = pipeline(
-            view_prompts(text, sided=is_sided(known_to(options.prior))),
+            view_prompts(text, sided=is_sided(known_to(options.prior)))[: len(VIEW_WORDS)],  # the left side for both
             num_inference_steps=options.steps,
             guidance_scale=options.guidance_scale,
             generator=torch.Generator().manual_seed(options.seed),

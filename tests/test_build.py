@@ -93,3 +93,19 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch, name, gpus, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(ValueError, match=message):
         build.build_device(name)
+
+
+@pytest.mark.parametrize("text, mirrored", [("a red frog on a box", True), ("a red mug", False)])
+def test_an_object_that_is_its_own_mirror_image_is_guided_as_one(monkeypatch, text, mirrored):
+    made = []
+
+    class Prior:
+        def __init__(self, sources, *, views, **options):
+            made.append(views)
+
+        def prepare(self, text, negative):
+            pass
+
+    monkeypatch.setattr(build, "StableDiffusion", Prior)
+    build.build_guidance(configure(guidance=("toybox",), device="cpu", text=text))
+    assert [(views.sided, views.mirrored) for views in made] == [(True, mirrored)]

@@ -1,6 +1,7 @@
 """What a step of a Stable Diffusion guidance computes, from the paper's formula and the parts of diffusers."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -166,6 +167,20 @@ def test_rescaling_draws_the_prediction_to_the_spread_of_the_prompted_one(prior)
         spreads.append((seen.guided.std((1, 2, 3)) / seen.positive.std((1, 2, 3))).tolist())
     assert all(abs(spread - 1) > 1e-2 for spread in spreads[0])
     assert spreads[1] == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("as_latents", [True, False])
+def test_a_view_of_the_right_side_is_guided_as_the_mirror_image_of_one_of_the_left(prior, as_latents):
+    """Azimuths 20, which is on the left, and -140."""
+    plain, mirrored = (load(prior, views=ViewOptions(mirrored=mirrored)) for mirrored in (False, True))
+    given = batch(latents=random_latents() if as_latents else None, guidance_scale=5)
+    shown = given.latents if as_latents else given.images
+    mirrored(given).loss.backward()
+    by_hand = torch.stack([shown[0], shown[1].flip(-1)]).detach().requires_grad_()
+    kind = "latents" if as_latents else "images"
+    again = batch(latents=by_hand if as_latents else None, guidance_scale=5)
+    plain(replace(again, azimuth=torch.tensor([20.0, 140.0]), **{kind: by_hand})).loss.backward()
+    assert_close(shown.grad, torch.stack([by_hand.grad[0], by_hand.grad[1].flip(-1)]))
 
 
 def test_latents_of_another_size_are_resized_and_keep_their_gradient(prior):

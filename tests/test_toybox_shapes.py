@@ -138,3 +138,13 @@ def test_grey_stays_grey_in_every_variant():
     for seed in range(20):
         tint = shapes.tint(np.random.default_rng(seed), "grey", None)
         assert max(tint) - min(tint) < 0.08
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_what_is_not_called_one_sided_is_its_own_mirror_image(name, compiled):
+    """By the silhouette from the front; spots, and the leaves of a pineapple, are anywhere."""
+    rig, differ = cameras([0.0], [15.0], [3.2], [20.0]), []
+    for seed in range(3):
+        hit = torch.stack(list(trace(torch.from_numpy(build(name, seed)), rig, 64)))[..., 3]
+        differ.append(((hit - hit.flip(-1)).abs().sum() / hit.sum()).item())
+    assert (max(differ) > 0.22) == OBJECTS[name].one_sided

@@ -33,6 +33,7 @@ class Word:
     kind: str  # the module of toybox/shapes that draws it
     has_front: bool = True  # does the back differ from the front at a glance
     wears: bool = False  # has a head for a hat or a crown, and a neck for a scarf
+    one_sided: bool = False  # differs from its mirror image at a glance: a handle, a tail to one side
     synonyms: tuple[str, ...] = ()
 
 
@@ -50,13 +51,13 @@ OBJECTS = {
     "house": Word(COLOURS["red"], "places", synonyms=("cottage",)),
     "tree": Word(COLOURS["green"], "places", has_front=False, synonyms=("fir", "pine", "christmas tree")),
     # animals
-    "cat": Word(COLOURS["orange"], "animals", wears=True, synonyms=("kitten", "kitty")),
+    "cat": Word(COLOURS["orange"], "animals", wears=True, one_sided=True, synonyms=("kitten", "kitty")),
     "dog": Word(COLOURS["brown"], "animals", wears=True, synonyms=("puppy",)),
     "rabbit": Word(COLOURS["grey"], "animals", wears=True, synonyms=("bunny", "hare")),
     "pig": Word(COLOURS["pink"], "animals", wears=True, synonyms=("piglet", "piggy")),
     "elephant": Word(COLOURS["grey"], "animals", wears=True),
     "sheep": Word(COLOURS["white"], "animals", wears=True, synonyms=("lamb",)),
-    "mouse": Word(COLOURS["grey"], "animals", wears=True),
+    "mouse": Word(COLOURS["grey"], "animals", wears=True, one_sided=True),
     "dinosaur": Word(COLOURS["green"], "creatures", wears=True, synonyms=("dino",)),
     "turtle": Word(COLOURS["green"], "creatures", synonyms=("tortoise",)),
     "owl": Word(COLOURS["brown"], "creatures", wears=True),
@@ -75,12 +76,12 @@ OBJECTS = {
     "strawberry": Word(COLOURS["red"], "food", has_front=False),
     "cupcake": Word(COLOURS["turquoise"], "food", has_front=False, synonyms=("muffin",)),
     # things
-    "mug": Word(COLOURS["blue"], "things", synonyms=("cup",)),
-    "teapot": Word(COLOURS["turquoise"], "things"),
+    "mug": Word(COLOURS["blue"], "things", one_sided=True, synonyms=("cup",)),
+    "teapot": Word(COLOURS["turquoise"], "things", one_sided=True),
     "table": Word(COLOURS["brown"], "things", has_front=False, synonyms=("desk",)),
     "lamp": Word(COLOURS["yellow"], "things", has_front=False),
-    "hammer": Word(COLOURS["red"], "things", has_front=False),
-    "key": Word(COLOURS["yellow"], "things", has_front=False),
+    "hammer": Word(COLOURS["red"], "things", has_front=False, one_sided=True),
+    "key": Word(COLOURS["yellow"], "things", has_front=False, one_sided=True),
     "book": Word(COLOURS["blue"], "things"),
     "gift": Word(COLOURS["red"], "things", has_front=False, synonyms=("present",)),
     "robot": Word(COLOURS["turquoise"], "things", wears=True, synonyms=("android",)),
@@ -88,17 +89,17 @@ OBJECTS = {
     # vehicles
     "truck": Word(COLOURS["blue"], "vehicles", synonyms=("lorry",)),
     "train": Word(COLOURS["green"], "vehicles", synonyms=("locomotive",)),
-    "boat": Word(COLOURS["blue"], "vehicles", synonyms=("sailing boat", "sailboat", "ship")),
+    "boat": Word(COLOURS["blue"], "vehicles", one_sided=True, synonyms=("sailing boat", "sailboat", "ship")),
     "airplane": Word(COLOURS["white"], "vehicles", synonyms=("plane", "aeroplane")),
     "helicopter": Word(COLOURS["yellow"], "vehicles"),
     "bus": Word(COLOURS["yellow"], "vehicles"),
     # nature and buildings
-    "cactus": Word(COLOURS["green"], "places", has_front=False),
+    "cactus": Word(COLOURS["green"], "places", has_front=False, one_sided=True),
     "flower": Word(COLOURS["pink"], "places", synonyms=("daisy",)),
     "pumpkin": Word(COLOURS["orange"], "places"),
     "castle": Word(COLOURS["grey"], "places"),
     "lighthouse": Word(COLOURS["red"], "places", has_front=False),
-    "windmill": Word(COLOURS["white"], "places"),
+    "windmill": Word(COLOURS["white"], "places", one_sided=True),
 }
 OTHER_SYNONYMS = {  # of what is no object
     "gray": "grey",
