@@ -14,6 +14,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         batch_size=2,
         optim="adam",
         lr=4e-3,
+        lr_decay=0.1,  # the last steps settle what the first have found
         guidance_scale=8.0,
         guidance_anneal=2.0,  # strong guidance finds the shape, weak guidance the true colours
         t_schedule="anneal",  # small noise comes last: it draws what is small, eyes first of all
