@@ -39,6 +39,7 @@ ABLATIONS = {  # name of a row -> options for main.py
     "half the steps": ("--iters", "300"),
     "half the rate": ("--lr", "2e-3"),
     "twice the rate": ("--lr", "8e-3"),
+    "a rate that stays": ("--lr_decay", "1"),
     "four views a step": ("--batch_size", "4"),
     "96 pixels": ("--w", "96", "--h", "96"),
     "twice the samples": ("--max_steps", "256"),
