@@ -34,10 +34,13 @@ def build_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device, gpus = torch.device(name), torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= gpus:
+    if device.type == "cpu":
+        return device
+    number = device.index or 0
+    if number >= gpus:
         seen = f"the last GPU it sees is cuda:{gpus - 1}" if gpus else "sees no GPU: use cpu"
         raise ValueError(f"there is no {name}: torch {torch.__version__} {seen}")
-    return device
+    return torch.device("cuda", number)
 
 
 def build_precision(config: Config, device: torch.device) -> str:
@@ -58,7 +61,7 @@ def build_vram(config: Config, device: torch.device) -> float:
     Args:
         device: Of the guidance. Where the field has another, all of it is the guidance's.
     """
-    beside = RENDERING if config.guidance.guidance_device is None else 0.0
+    beside = RENDERING if build_device(config.run.device) == device else 0.0
     if config.training.vram is not None:
         return config.training.vram - beside
     if config.training.vram_O:

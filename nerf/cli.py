@@ -39,6 +39,8 @@ NOT_YET = set(
 )
 # Options of stable-dreamfusion that are accepted and change nothing: name -> why.
 NO_MEANING = {"dont_override_stuff": "presets never override what is typed"}
+# Not taken from the checkpoint by a command on a trained run.
+PER_CALL = set("test six_views save_mesh file ckpt workspace debug device guidance_device ops".split())
 ALONE = {"doctor": "toybox", "words": "toybox", "download": "SD"}  # commands, and the guidance each is about
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -257,19 +259,7 @@ def _trained(commands: tuple[str, ...], typed: dict[str, Any]) -> tuple[Config, 
             f'train first, python main.py --text "a frog" --workspace {run.workspace}'
         )
     stored = checkpoint.read_meta(path).get("config", {})
-    per_call = {
-        "test",
-        "six_views",
-        "save_mesh",
-        "file",
-        "ckpt",
-        "workspace",
-        "debug",
-        "device",
-        "guidance_device",
-        "ops",
-    }
-    stored = {name: value for name, value in stored.items() if name in options() and name not in per_call}
+    stored = {name: value for name, value in stored.items() if name in options() and name not in PER_CALL}
     return _configure({}, {**stored, **typed}), f"options of {path}, made for {stored.get('text')!r}"
 
 

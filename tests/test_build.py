@@ -77,9 +77,10 @@ def test_the_guidance_has_a_gpu_and_its_memory_to_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device] * 1e9, 80e9))
     monkeypatch.setattr(build, "StableDiffusion", Prior)
     monkeypatch.setattr(build, "find_weights", lambda config, name, half: "somewhere")
-    for options in ({"guidance_device": "cuda:1"}, {}):
-        build.build_guidance(configure(guidance=("SD",), device="cuda:0", **options))
-    assert made == [(torch.device("cuda:1"), 24.0), (torch.device("cuda:0"), 8.0 - build.RENDERING)]
+    for options in ({"guidance_device": "cuda:1"}, {}, {"guidance_device": "cuda:0"}):
+        build.build_guidance(configure(guidance=("SD",), device="cuda", **options))
+    beside = (torch.device("cuda:0"), 8.0 - build.RENDERING)
+    assert made == [(torch.device("cuda:1"), 24.0), beside, beside]
 
 
 @pytest.mark.parametrize(
