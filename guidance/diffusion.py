@@ -118,9 +118,9 @@ class DiffusionGuidance(ABC):
         Raises:
             ValueError: The latents have another number of channels than the model.
         """
-        shown = batch.latents if batch.images is None else batch.images
-        if self.views.mirrored:
-            batch = _from_the_left(batch)
+        home = (batch.latents if batch.images is None else batch.images).device
+        left = on_the_left(batch.azimuth) if self.views.mirrored else None
+        batch = batch if left is None else _from_the_left(batch, left)
         latents = self._latents(batch)
         with torch.no_grad():
             timesteps = self._draw_timesteps(batch, len(latents))
@@ -135,12 +135,13 @@ class DiffusionGuidance(ABC):
             lost = _lost(gradient)
             gradient = _finite(gradient)
             pictures = self._pictures(batch, latents, found, timesteps) if batch.want_pictures else None
+            pictures = pictures if left is None else _turned(pictures, left)
             metrics = {
                 "timestep": timesteps.float().mean() / len(self.alphas_cumprod),
                 "gradient_rms": gradient.square().mean().sqrt(),
                 "skipped": lost.float().mean(),  # share of the views whose gradient was not finite: they change nothing
             }
-        return GuidanceOutput(distill.distillation_loss(latents, gradient).to(shown.device), metrics, pictures)
+        return GuidanceOutput(distill.distillation_loss(latents, gradient).to(home), metrics, pictures)
 
     def _latents(self, batch: GuidanceBatch) -> Tensor:
         """The batch in model space, float32, attached to the graph of its images or latents. [B, C, h, w]"""
@@ -175,17 +176,18 @@ class DiffusionGuidance(ABC):
         return torch.cat([shown, self.decode(found.noisy), self.decode(estimate)]).clamp(0, 1)
 
 
-def _from_the_left(batch: GuidanceBatch) -> GuidanceBatch:
-    """The batch with every view of the object's right side as its mirror image, which shows a left side."""
-    left = on_the_left(batch.azimuth)
-
-    def turned(pictures: Tensor | None) -> Tensor | None:
-        if pictures is None:
-            return None
-        return torch.where(left.to(pictures.device)[:, None, None, None], pictures, pictures.flip(-1))
-
+def _from_the_left(batch: GuidanceBatch, left: Tensor) -> GuidanceBatch:
+    """The batch with its other views as mirror images, which show a left side of a symmetric object. left: [B] bool"""
     azimuth = torch.where(left, batch.azimuth, -batch.azimuth)
-    return replace(batch, azimuth=azimuth, images=turned(batch.images), latents=turned(batch.latents))
+    return replace(batch, azimuth=azimuth, images=_turned(batch.images, left), latents=_turned(batch.latents, left))
+
+
+def _turned(pictures: Tensor | None, left: Tensor) -> Tensor | None:
+    """Mirror images of all but the views from the left, for every kind of picture. [R B, C, H, W], [B] bool"""
+    if pictures is None:
+        return None
+    kept = left.to(pictures.device).repeat(len(pictures) // len(left))[:, None, None, None]
+    return torch.where(kept, pictures, pictures.flip(-1))
 
 
 def _lost(gradient: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ class Captions:
         self.chances = torch.tensor([WORN_TIMES**worn * SUPPORT_TIMES**support for worn, support in said])[index]
         one_sided = torch.tensor([OBJECTS[parse(phrase).name].one_sided for phrase in phrases.tolist()])[index]
         self.shown = one_sided | (azimuth >= 0)
-        self.unseen = len(index) - max(1, len(index) // UNSEEN_SHARE)  # the first of those kept back
+        last = int(self.shown.nonzero()[-1])
+        self.unseen = min(last, len(index) - len(index) // UNSEEN_SHARE)  # the first of those kept back
 
     def pick(self, count, generator):
         """Pictures to train on, those that say much more often than others. [count] int64
@@ -89,7 +90,7 @@ class Unseen:
         t = ((torch.arange(len(pick)) + 0.5) * architecture.TIMESTEPS / len(pick)).long().to(device)
         ids, weights = (part.to(device) for part in captions.blend(pick, generator))
         nothing = captions.ids[captions.empty][None].to(device), torch.ones(len(pick), 1, device=device)
-        self.high, self.alphas = t > architecture.TIMESTEPS // 2, alphas
+        self.high, self.alphas = t >= architecture.TIMESTEPS // 2, alphas
         cut = lambda part: part.split(batch)  # noqa: E731
         pictures = [cut(part) for part in (latents[pick.to(device)], noise, t)]
         self.told = list(zip(*pictures, cut(weights), strict=True)), ids
