@@ -32,10 +32,10 @@ class Captions:
         self.first = torch.from_numpy(index) * len(suffixes)
         azimuth, elevation = torch.from_numpy(data.azimuth), torch.from_numpy(data.elevation)
         self.views = view_weights(azimuth, elevation, angle_front=90, sided=True).float()
-        said = [(" wearing " in phrase, " on " in phrase) for phrase in phrases.tolist()]
-        self.chances = torch.tensor([WORN_TIMES**worn * SUPPORT_TIMES**support for worn, support in said])[index]
-        one_sided = torch.tensor([OBJECTS[parse(phrase).name].one_sided for phrase in phrases.tolist()])[index]
-        self.shown = one_sided | (azimuth >= 0)
+        said = [parse(phrase) for phrase in phrases.tolist()]
+        self.shown = torch.tensor([OBJECTS[one.name].one_sided for one in said])[index] | (azimuth >= 0)
+        times = [WORN_TIMES ** bool(one.worn) * SUPPORT_TIMES ** bool(one.support) for one in said]
+        self.chances = torch.tensor(times)[index] * self.shown
         last = int(self.shown.nonzero()[-1])
         self.unseen = min(last, len(index) - len(index) // UNSEEN_SHARE)  # the first of those kept back
 
@@ -46,8 +46,7 @@ class Captions:
         (`ViewOptions.mirrored`): that a side looks one way is learnt in a minute, which way each of two does was not
         in 6,000 steps.
         """
-        chances = (self.chances * self.shown)[: self.unseen]
-        return torch.multinomial(chances, count, replacement=True, generator=generator)
+        return torch.multinomial(self.chances[: self.unseen], count, replacement=True, generator=generator)
 
     def blend(self, pick, generator):
         """-> ids of the captions needed [U, L], weights of each picture over them [B, U]"""

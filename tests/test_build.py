@@ -18,6 +18,23 @@ def configure(**options):
     return Config().updated({"text": "a frog", "num_levels": 2, "log2_hashmap_size": 4, **options})
 
 
+@pytest.fixture
+def made(monkeypatch):
+    """The options that each guidance is made with; none is made."""
+    made = []
+
+    class Prior:
+        def __init__(self, sources, **options):
+            made.append(options)
+
+        def prepare(self, text, negative):
+            pass
+
+    monkeypatch.setattr(build, "StableDiffusion", Prior)
+    monkeypatch.setattr(build, "find_weights", lambda config, name, half: "somewhere")
+    return made
+
+
 @pytest.mark.parametrize(
     "device, has_bf16, fp16, expected",
     [
@@ -46,41 +63,23 @@ def test_precision_and_layers_reach_every_backbone(monkeypatch, backbone, kind):
     "options, expected",
     [({}, math.inf), ({"vram": 6.0}, 4.0), ({"vram_O": True}, 2.0), ({"vram_O": True, "vram": 3}, 1)],
 )
-def test_what_memory_there_is_reaches_the_guidance(monkeypatch, options, expected):
-    made = []
-
-    class Prior:
-        def __init__(self, sources, *, vram, **options):
-            made.append(vram)
-
-        def prepare(self, text, negative):
-            pass
-
-    monkeypatch.setattr(build, "StableDiffusion", Prior)
-    monkeypatch.setattr(build, "find_weights", lambda config, name, half: "somewhere")
+def test_what_memory_there_is_reaches_the_guidance(made, options, expected):
     build.build_guidance(configure(guidance=("SD",), device="cpu", **options))
-    assert made == [expected]
+    assert [options["vram"] for options in made] == [expected]
 
 
-def test_the_guidance_has_a_gpu_and_its_memory_to_itself(monkeypatch):
-    made = []
-
-    class Prior:
-        def __init__(self, sources, *, device, vram, **options):
-            made.append((device, vram))
-
-        def prepare(self, text, negative):
-            pass
-
+def test_the_guidance_has_a_gpu_and_its_memory_to_itself(monkeypatch, made):
     free = {torch.device("cuda:0"): 8.0, torch.device("cuda:1"): 24.0}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device] * 1e9, 80e9))
-    monkeypatch.setattr(build, "StableDiffusion", Prior)
-    monkeypatch.setattr(build, "find_weights", lambda config, name, half: "somewhere")
     for options in ({"guidance_device": "cuda:1"}, {}, {"guidance_device": "cuda:0"}):
         build.build_guidance(configure(guidance=("SD",), device="cuda", **options))
     beside = (torch.device("cuda:0"), 8.0 - build.RENDERING)
-    assert made == [(torch.device("cuda:1"), 24.0), beside, beside]
+    assert [(options["device"], options["vram"]) for options in made] == [
+        (torch.device("cuda:1"), 24.0),
+        beside,
+        beside,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,16 +96,6 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch, name, gpus, message):
 
 
 @pytest.mark.parametrize("text, mirrored", [("a red frog on a box", True), ("a red mug", False)])
-def test_an_object_that_is_its_own_mirror_image_is_guided_as_one(monkeypatch, text, mirrored):
-    made = []
-
-    class Prior:
-        def __init__(self, sources, *, views, **options):
-            made.append(views)
-
-        def prepare(self, text, negative):
-            pass
-
-    monkeypatch.setattr(build, "StableDiffusion", Prior)
+def test_an_object_that_is_its_own_mirror_image_is_guided_as_one(made, text, mirrored):
     build.build_guidance(configure(guidance=("toybox",), device="cpu", text=text))
-    assert [(views.sided, views.mirrored) for views in made] == [(True, mirrored)]
+    assert [(options["views"].sided, options["views"].mirrored) for options in made] == [(True, mirrored)]

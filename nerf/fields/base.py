@@ -6,7 +6,6 @@ Letters in shapes: M points, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -164,11 +163,3 @@ class Field(nn.Module):
     def parameter_groups(self, lr: float) -> list[dict]:
         """Groups for an optimiser: everything at `lr`."""
         return [{"params": list(self.parameters()), "lr": lr, "name": "field"}]
-
-
-def split_groups(module: nn.Module, encoder: Iterable[nn.Parameter], lr: float) -> list[dict]:
-    """Two optimiser groups: the encoder's parameters at ten times the rate, the rest of `module` at `lr`."""
-    fast = list(encoder)
-    known = {id(parameter) for parameter in fast}
-    rest = [parameter for parameter in module.parameters() if id(parameter) not in known]
-    return [{"params": fast, "lr": lr * 10, "name": "encoder"}, {"params": rest, "lr": lr, "name": "network"}]

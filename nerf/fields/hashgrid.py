@@ -9,11 +9,11 @@ from torch import Tensor
 
 import fusedfield
 from gridencoder import GridEncoder
-from nerf.fields.base import MLP, seeded, split_groups
-from nerf.fields.network import NetworkField
+from nerf.fields.base import MLP, seeded
+from nerf.fields.network import GridField
 
 
-class HashGridField(NetworkField):
+class HashGridField(GridField):
     """Hash grid -> MLP -> density and albedo.
 
     Args:
@@ -91,7 +91,3 @@ class HashGridField(NetworkField):
             "blob_radius": self.blob_radius,
         }
         return (grid.embeddings, layers, grid.offsets, grid.resolutions), options
-
-    def parameter_groups(self, lr: float) -> list[dict]:
-        """Groups for an optimiser: the grid at ten times `lr`, the MLP at `lr`."""
-        return split_groups(self, self.encoder.parameters(), lr)

@@ -75,3 +75,14 @@ class NetworkField(Field):
 
     def query(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.evaluate(x, 4, self.density_activation, self.mixed)
+
+
+class GridField(NetworkField):
+    """A NetworkField whose encoding is a trained grid: the module `encoder`, which a subclass makes."""
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        """Groups for an optimiser: the grid at ten times `lr`, the network at `lr`."""
+        grid = list(self.encoder.parameters())
+        known = {id(parameter) for parameter in grid}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        return [{"params": grid, "lr": lr * 10, "name": "encoder"}, {"params": rest, "lr": lr, "name": "network"}]

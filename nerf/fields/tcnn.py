@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nerf.fields.base import seeded, split_groups
-from nerf.fields.network import NetworkField
+from nerf.fields.base import seeded
+from nerf.fields.network import GridField
 
 
-class TcnnField(NetworkField):
+class TcnnField(GridField):
     """Hash grid -> fully fused MLP -> density and albedo: `HashGridField` on the kernels of tiny-cuda-nn.
 
     It differs in three things: no layer has a bias (features that pad the grid's to a multiple of 16 are 1); the
@@ -89,10 +89,6 @@ class TcnnField(NetworkField):
 
     def network(self, encoded: Tensor, outputs: int) -> Tensor:
         return _rows(self.mlp, encoded)[:, :outputs]
-
-    def parameter_groups(self, lr: float) -> list[dict]:
-        """Groups for an optimiser: the grid at ten times `lr`, the MLP at `lr`."""
-        return split_groups(self, self.encoder.parameters(), lr)
 
 
 def _rows(module: nn.Module, x: Tensor) -> Tensor:
