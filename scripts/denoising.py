@@ -13,7 +13,6 @@ from training import autocast
 from guidance.prompts import SIDED_WORDS, view_weights
 from toybox import architecture
 from toybox.captions import parse
-from toybox.words import OBJECTS
 
 DROP_ALL, DROP_VIEW, ONE_VIEW = 0.1, 0.1, 0.1  # captions: none, no view word, only the nearest view word; else blended
 WORN_TIMES, SUPPORT_TIMES = 3.0, 1.5  # how much more often a picture is drawn that says one: few do
@@ -33,19 +32,12 @@ class Captions:
         azimuth, elevation = torch.from_numpy(data.azimuth), torch.from_numpy(data.elevation)
         self.views = view_weights(azimuth, elevation, angle_front=90, sided=True).float()
         said = [parse(phrase) for phrase in phrases.tolist()]
-        self.shown = torch.tensor([OBJECTS[one.name].one_sided for one in said])[index] | (azimuth >= 0)
         times = [WORN_TIMES ** bool(one.worn) * SUPPORT_TIMES ** bool(one.support) for one in said]
-        self.chances = torch.tensor(times)[index] * self.shown
-        last = int(self.shown.nonzero()[-1])
-        self.unseen = min(last, len(index) - len(index) // UNSEEN_SHARE)  # the first of those kept back
+        self.chances = torch.tensor(times)[index]
+        self.unseen = len(index) - len(index) // UNSEEN_SHARE - 1  # the first of those kept back
 
     def pick(self, count, generator):
-        """Pictures to train on, those that say much more often than others. [count] int64
-
-        Of an object that is its own mirror image only the left half is shown, and the guidance mirrors the other
-        (`ViewOptions.mirrored`): that a side looks one way is learnt in a minute, which way each of two does was not
-        in 6,000 steps.
-        """
+        """Pictures to train on, those that say much more often than others. [count] int64"""
         return torch.multinomial(self.chances[: self.unseen], count, replacement=True, generator=generator)
 
     def blend(self, pick, generator):
@@ -83,7 +75,7 @@ class Unseen:
 
     def __init__(self, captions, latents, alphas, batch=64):
         generator, device = torch.Generator().manual_seed(0), latents.device
-        kept = captions.unseen + captions.shown[captions.unseen :].nonzero()[:, 0]
+        kept = torch.arange(captions.unseen, len(latents))
         pick = kept[torch.randperm(len(kept), generator=generator)[:UNSEEN]]
         noise = torch.randn(len(pick), *latents.shape[1:], generator=generator).to(device)
         t = ((torch.arange(len(pick)) + 0.5) * architecture.TIMESTEPS / len(pick)).long().to(device)

@@ -29,6 +29,15 @@ def test_training_pictures_have_their_shapes_and_ranges():
     assert not is_held_out(parse(str(made.captions[0])))
 
 
+def test_of_what_is_its_own_mirror_image_only_the_left_half_is_shown(monkeypatch):
+    def azimuths(name):
+        monkeypatch.setattr(pictures, "random_caption", lambda rng, held_out: parse(f"a {name}"))
+        return pictures.sample(np.random.default_rng(0), views=16).azimuth
+
+    assert azimuths("frog").min() >= 0 and azimuths("frog").max() > 120
+    assert azimuths("mug").min() < -90 and azimuths("mug").max() > 90
+
+
 def test_a_set_of_pictures_is_made_once_and_read_again(tmp_path):
     path = tmp_path / "pictures.npz"
     made = pictures.make(path, 2, seed=5)
