@@ -19,6 +19,7 @@ from guidance import distill
 NFSD_NOISE_ONLY = 0.2  # below this share of the schedule the unprompted prediction is all noise residual
 SDI_STEPS, SDI_SCALE = 10, -7.5  # of the inversion: steps, guidance scale
 ISM_INTERVAL, ISM_STRIDE = 0.05, 0.2  # shares of the schedule: from s to t, and the steps to s
+HIFA_STEPS = 4  # from t down to a clean picture
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,32 @@ def ism(model: Denoiser, latents: Tensor, timesteps: Tensor, noise: Tensor) -> D
     return Distilled(distill.sds_gradient(guided, unprompted, alphas), noisy, guided)
 
 
+def hifa(model: Denoiser, latents: Tensor, timesteps: Tensor, noise: Tensor) -> Distilled:
+    """SDS towards the picture that DDIM arrives at in several steps instead of one (HiFA, arXiv:2305.18766)."""
+    alphas = model.alphas_cumprod[timesteps]
+    noisy = distill.add_noise(latents, noise, alphas)
+    target = denoised(model.alphas_cumprod, lambda x, t: model.guided(x, t).guided, noisy, timesteps, HIFA_STEPS)
+    found = distill.predicted_noise(target, noisy, alphas, "sample")
+    return Distilled(distill.sds_gradient(found, noise, alphas), noisy, found)
+
+
+def denoised(
+    alphas_cumprod: Tensor,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noisy: Tensor,
+    timesteps: Tensor,
+    steps: int,
+) -> Tensor:
+    """The clean latents after DDIM from `timesteps` down in so many even steps (arXiv:2010.02502, section 4.1)."""
+    here = timesteps
+    for step in range(steps - 1, -1, -1):
+        there = timesteps * step // steps
+        after = alphas_cumprod[there] if step else torch.ones_like(alphas_cumprod[there])
+        noisy = distill.ddim_step(noisy, predict(noisy, here), alphas_cumprod[here], after)
+        here = there
+    return noisy
+
+
 def inverted(
     alphas_cumprod: Tensor,
     predict: Callable[[Tensor, Tensor], Tensor],
@@ -128,4 +155,4 @@ def inverted(
     return noisy
 
 
-RULES = {"sds": sds, "csd": csd, "nfsd": nfsd, "sdi": sdi, "ism": ism}
+RULES = {"sds": sds, "csd": csd, "nfsd": nfsd, "sdi": sdi, "ism": ism, "hifa": hifa}

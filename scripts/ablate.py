@@ -26,6 +26,7 @@ ABLATIONS = {  # name of a row -> options for main.py
     "NFSD": ("--distill", "nfsd"),
     "SDI": ("--distill", "sdi"),
     "ISM": ("--distill", "ism"),
+    "HiFA": ("--distill", "hifa"),
     "guidance rescaled": ("--cfg_rescale", "0.7"),
     "guidance fixed at 8": ("--guidance_anneal", "0"),
     "guidance fixed at 4": ("--guidance_scale", "4", "--guidance_anneal", "0"),

@@ -131,6 +131,31 @@ def test_ism_compares_two_places_of_the_unprompted_path():
     assert_close(found.gradient, (1 - per_element(ALPHAS[t])) * (guided - unprompted))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_ddim_down_to_the_picture_and_up_again_is_the_identity_for_a_constant_prediction(steps):
+    latents, noise = normal(3, 2, 2, 2, seed=1), normal(3, 2, 2, 2, seed=2)
+    noisy = distill.add_noise(latents, noise, ALPHAS[TIMESTEPS])
+    assert_close(rules.denoised(ALPHAS, lambda x, t: noise, noisy, TIMESTEPS, steps), latents)
+
+
+def test_hifa_is_led_to_the_picture_that_several_steps_arrive_at():
+    model, (latents, t, noise) = Linear(), given()
+    found = rules.hifa(model, latents, t, noise)
+    assert model.asked == [[60, 500, 970], [45, 375, 727], [30, 250, 485], [15, 125, 242]]
+    a = ALPHAS[t]
+    picture = distill.predicted_original(found.noise_pred, found.noisy, per_element(a))
+    target = rules.denoised(ALPHAS, lambda x, t: model.guided(x, t).guided, found.noisy, t, rules.HIFA_STEPS)
+    assert_close(picture, target)
+    # The same direction as the way to that picture: eps - noise = sqrt(a / (1 - a)) (latents - target).
+    assert_close(found.gradient, per_element(((1 - a) * a).sqrt()) * (latents - target))
+
+
+def test_hifa_in_one_step_is_sds(monkeypatch):
+    monkeypatch.setattr(rules, "HIFA_STEPS", 1)
+    model, (latents, t, noise) = Linear(), given()
+    assert_close(rules.hifa(model, latents, t, noise).gradient, rules.sds(model, latents, t, noise).gradient)
+
+
 def test_rescaled_has_the_spread_of_the_prompted_prediction():
     guided, positive = 5 * normal(3, 4, 8, 8), normal(3, 4, 8, 8, seed=1)
     whole, half = (distill.rescaled(guided, positive, share) for share in (1.0, 0.5))
