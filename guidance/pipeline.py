@@ -39,7 +39,7 @@ class PipelineGuidance(DiffusionGuidance):
 
     def _open(self, sources: str | list[str] | Located, device: torch.device | str, dtype: torch.dtype) -> Tensor:
         """Load the UNet in `dtype`, not yet on the device. Returns alpha_bar of every training timestep."""
-        self.device, self.unet_dtype = torch.device(device), dtype
+        self.unet_dtype = dtype
         if not isinstance(sources, Located):
             sources = [sources] if isinstance(sources, str) else sources
             sources = locate(sources, half=dtype == torch.float16, family=self.family)
@@ -54,7 +54,7 @@ class PipelineGuidance(DiffusionGuidance):
         self.prediction_type = scheduler.config.prediction_type
         if self.prediction_type not in distill.PREDICTION_TYPES:
             raise ValueError(f"{self.source} predicts {self.prediction_type}, not {distill.PREDICTION_TYPES}")
-        return scheduler.alphas_cumprod.float().to(self.device)
+        return scheduler.alphas_cumprod.float().to(device)
 
     def _fit(self, vram: float) -> None:
         """Give up what `vram` GB ask for, and move the UNet to the device."""

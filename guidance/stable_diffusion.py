@@ -77,7 +77,7 @@ class StableDiffusion(PipelineGuidance):
 
         import diffusers
 
-        vae = self._load(getattr(diffusers, self.classes["vae"]), "vae", self.vae_dtype, self.device)
+        vae = self._load(getattr(diffusers, self.classes["vae"]), "vae", self.vae_dtype, alphas.device)
         self.vae = vae.to(memory_format=torch.channels_last)
         self._check()
         self.scaling_factor = self.vae.config.scaling_factor

@@ -174,6 +174,8 @@ def build_schedule(config: Config) -> Schedule:
         batch_size=training.batch_size,
         h=training.h,
         w=training.w,
+        end_h=training.end_h,
+        end_iter_ratio=training.end_iter_ratio,
         views=ViewRanges(
             radius=camera.radius_range,
             polar=camera.theta_range,

@@ -142,6 +142,10 @@ class TrainingConfig:
     batch_size: int = opt(1, "pictures per step", low=1)
     w: int = opt(64, "width of the training pictures in pixels", low=8)
     h: int = opt(64, "height of the training pictures in pixels", low=8)
+    end_h: int | None = opt(
+        None, "height of the training pictures at the end of the run, the width in proportion (--h)", kind=int, low=8
+    )
+    end_iter_ratio: float = opt(0.4, "share of the run that has pictures of --end_h", low=0, high=1)
     latent_iter_ratio: float = opt(0.2, "share of the run that trains on normals as latents", low=0, high=1)
     albedo_iter_ratio: float = opt(0.0, "share of the run, after that, without shading", low=0, high=1)
     min_ambient_ratio: float = opt(0.1, "least ambient light of a shaded step", low=0, high=1)

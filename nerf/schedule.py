@@ -82,7 +82,8 @@ class Schedule:
     batch_size: int = 1
     h: int = 64  # pixels, --h and --w
     w: int = 64
-    resolutions: tuple[tuple[float, int], ...] = ()  # (from this fraction of the run on, height); () is always h
+    end_h: int | None = None  # the height at the end of the run, the width in proportion; None: h
+    end_iter_ratio: float = 0.4  # share of the run that has it
     views: ViewRanges = field(default_factory=ViewRanges)
     exp_start_iter: int | None = None  # None: 0
     exp_end_iter: int | None = None  # None: iters
@@ -107,7 +108,8 @@ class Schedule:
     weights: Mapping[str, float] = field(default_factory=dict)  # --lambda_* without the prefix; "guidance" among them
 
     def __post_init__(self):
-        for name in ("latent_iter_ratio", "albedo_iter_ratio", "min_ambient_ratio", "textureless_ratio"):
+        shares = ("latent_iter_ratio", "albedo_iter_ratio", "min_ambient_ratio", "textureless_ratio", "end_iter_ratio")
+        for name in shares:
             _check(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]", getattr(self, name))
         _check(
             0 <= self.progressive_view_init_ratio <= 1,
@@ -116,8 +118,9 @@ class Schedule:
             self.progressive_view_init_ratio,
         )
         _check(0 < self.lr_decay <= 1, "lr_decay", "a share more than 0 and at most 1", self.lr_decay)
-        for name in ("iters", "batch_size", "h", "w"):
-            _check(getattr(self, name) >= 1, name, "a number >= 1", getattr(self, name))
+        for name in ("iters", "batch_size", "h", "w", "end_h"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, name, "a number >= 1", value)
         low, high = self.t_range
         _check(0 <= low <= high <= 1, "t_range", "0 <= min <= max <= 1", f"{low} {high}")
         _check(self.t_schedule in T_SCHEDULES, "t_schedule", f"one of {', '.join(T_SCHEDULES)}", self.t_schedule)
@@ -126,8 +129,6 @@ class Schedule:
         start, end = self._experiment
         _check(start < end, "exp_end_iter", f"a step after exp_start_iter {start}", end)
         _check(self.background in BACKGROUNDS, "background", f"one of {', '.join(BACKGROUNDS)}", self.background)
-        for start, height in self.resolutions:
-            _check(0 <= start <= 1 and height >= 1, "resolutions", "pairs of a share and a height", self.resolutions)
 
     @property
     def _experiment(self) -> tuple[int, int]:
@@ -146,7 +147,7 @@ class Schedule:
         progress = min(max((step - start) / (end - start), 0.0), 1.0)
         phase = self._phase(progress)
         shading, ambient = self._shading(phase, draws[0], draws[1])
-        height, width = self._size(fraction)
+        height, width = self._size(step)
         return Plan(
             step=step,
             progress=progress,
@@ -188,8 +189,9 @@ class Schedule:
             colours = colours[:, :1].expand(-1, 3)
         return tuple(map(tuple, colours.tolist()))
 
-    def _size(self, fraction: float) -> tuple[int, int]:
-        height = next((h for start, h in sorted(self.resolutions, reverse=True) if fraction >= start), self.h)
+    def _size(self, step: int) -> tuple[int, int]:
+        at_the_end = self.end_h is not None and step >= round((1 - self.end_iter_ratio) * self.iters)
+        height = self.end_h if at_the_end else self.h
         return height, max(1, round(height * self.w / self.h))
 
     def _views(self, progress: float) -> ViewRanges:

@@ -43,6 +43,7 @@ ABLATIONS = {  # name of a row -> options for main.py
     "a rate that stays": ("--lr_decay", "1"),
     "four views a step": ("--batch_size", "4"),
     "96 pixels": ("--w", "96", "--h", "96"),
+    "128 pixels at the end": ("--end_h", "128"),
     "twice the samples": ("--max_steps", "256"),
     "64 channels": ("--hidden_dim", "64"),
     "bf16": ("--fp16",),

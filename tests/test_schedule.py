@@ -133,16 +133,15 @@ def test_a_run_inside_a_longer_experiment_takes_its_place_in_it():
     assert [schedule.plan(step).phase for step in (0, 69, 70)] == ["latent", "latent", "shaded"]
 
 
-@pytest.mark.parametrize("fraction, size", [(0, (32, 64)), (0.5, (48, 96)), (0.8, (64, 128)), (1, (64, 128))])
-def test_the_resolution_follows_its_schedule_in_the_shape_of_the_picture(fraction, size):
-    schedule = Schedule(iters=100, h=64, w=128, resolutions=((0.8, 64), (0.0, 32), (0.5, 48)))
-    plan = schedule.plan(int(100 * fraction))
-    assert (plan.height, plan.width) == size
+@pytest.mark.parametrize("ratio, steps", [(0.0, 0), (0.3, 30), (0.7, 70), (1.0, 100)])
+def test_the_pictures_of_the_last_steps_are_larger_and_of_the_same_shape(ratio, steps):
+    schedule = Schedule(iters=100, h=64, w=48, end_h=128, end_iter_ratio=ratio)
+    sizes = [(plan.height, plan.width) for plan in map(schedule.plan, range(100))]
+    assert sizes == [(64, 48)] * (100 - steps) + [(128, 96)] * steps
 
 
-def test_the_resolution_is_constant_without_a_schedule():
-    plan = Schedule(h=64, w=48).plan(9999)
-    assert (plan.height, plan.width) == (64, 48)
+def test_the_resolution_is_constant_without_another_at_the_end():
+    assert {(plan.height, plan.width) for plan in map(Schedule(iters=9, h=64, w=48).plan, range(9))} == {(64, 48)}
 
 
 def test_the_upper_timestep_falls_in_a_line():
@@ -201,7 +200,8 @@ def test_the_renderer_makes_normals_for_the_losses_that_ask_for_them():
         ({"iters": 100, "exp_start_iter": 100}, "--exp_end_iter"),
         ({"background": "plaid"}, "--background"),
         ({"lr_decay": 0.0}, "--lr_decay"),
-        ({"resolutions": ((2.0, 64),)}, "--resolutions"),
+        ({"end_h": 0}, "--end_h"),
+        ({"end_iter_ratio": 2.0}, "--end_iter_ratio"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(wrong, message):
