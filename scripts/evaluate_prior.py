@@ -59,6 +59,7 @@ def main():
             [pair for pair, held in zip(asked, held_out, strict=True) if held],
             {head: part[held_out] for head, part in answers.items()},
         ),
+        "objects": objects(asked, answers),
         "autoencoder_psnr": round(autoencoder_psnr(pipeline.vae, options), 2),
         "megabytes": round(sum(path.stat().st_size for path in options.prior.rglob("*") if path.is_file()) / 1e6, 2),
     }
@@ -115,6 +116,18 @@ def shares(asked: list[tuple[Caption, str]], answers: dict[str, Tensor]) -> dict
     one = lambda i: {head: part[i : i + 1] for head, part in answers.items()}  # noqa: E731
     result["r_precision"] = _mean(judge.rank(caption, one(i), captions) == 1 for i, (caption, _) in enumerate(asked))
     return result
+
+
+def objects(asked: list[tuple[Caption, str]], answers: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Share of the samples that show the right object, by the view that was asked for and by object, worst first."""
+    found = [HEADS["name"][i] for i in answers["name"].argmax(1).tolist()]
+    right = [(caption.name, view, seen == caption.name) for (caption, view), seen in zip(asked, found, strict=True)]
+    shares = [
+        {key: _mean(hit for *keys, hit in right if keys[place] == key) for key in sorted({row[place] for row in right})}
+        for place in (1, 0)
+    ]
+    by_view, by_object = (dict(sorted(part.items(), key=lambda item: item[1])) for part in shares)
+    return {"by_view": by_view, "by_object": by_object}
 
 
 def _mean(values) -> float | None:

@@ -37,6 +37,16 @@ def test_every_prompt_is_asked_from_every_view_equally_often(script):
     assert set(counts.values()) == {2, 3}
 
 
+def test_objects_are_counted_by_view_and_by_word_the_worst_first(script):
+    asked = [(parse(text), view) for text, view in (("a cat", "back"), ("a dog", "back"), ("a red cat", "front"))]
+    parts = [says(name="cat"), says(name="cat"), says(name="cat")]
+    found = script.objects(asked, {head: torch.cat([part[head] for part in parts]) for head in HEADS})
+    assert [list(part.items()) for part in found.values()] == [
+        [("back", 0.5), ("front", 1.0)],
+        [("dog", 0.0), ("cat", 1.0)],
+    ]
+
+
 def test_shares_count_the_samples_that_were_asked_for_a_word(script):
     asked = [(parse("a red cat wearing a crown"), "back"), (parse("a cat"), "side"), (parse("a mushroom"), "front")]
     parts = [
