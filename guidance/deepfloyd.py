@@ -51,7 +51,7 @@ class DeepFloyd(PipelineGuidance):
         side, channels = self.unet.config.sample_size, self.unet.config.in_channels
         super().__init__(alphas, (channels, side, side), (side, side), **options)
         self.vram = vram
-        self._fit(vram)
+        self._fit(vram, 0)
 
     def encode(self, images: Tensor) -> Tensor:
         return images * 2 - 1

@@ -22,8 +22,8 @@ class MemoryPlan:
     scale: float = 1.0  # of the side of the pictures that the model sees
 
     def gigabytes(self, parameters: int, pixels: int) -> float:
-        """Of the guidance during a step. parameters: of the UNet; pixels: of the model's own pictures."""
-        weights = parameters * (1 if self.int8 else 2) + AUTOENCODER_BYTES
+        """Of the guidance during a step. parameters: of the UNet; pixels: of what is encoded, 0 without autoencoder."""
+        weights = parameters * (1 if self.int8 else 2) + AUTOENCODER_BYTES * (pixels > 0)
         return (weights + pixels * self.scale**2 * BYTES_PER_PIXEL + OVERHEAD) / 1e9
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import textwrap
 
 import torch
@@ -56,10 +55,10 @@ class PipelineGuidance(DiffusionGuidance):
             raise ValueError(f"{self.source} predicts {self.prediction_type}, not {distill.PREDICTION_TYPES}")
         return scheduler.alphas_cumprod.float().to(device)
 
-    def _fit(self, vram: float) -> None:
-        """Give up what `vram` GB ask for, and move the UNet to the device."""
+    def _fit(self, vram: float, encoded: int) -> None:
+        """Give up what `vram` GB ask for, and move the UNet to the device. encoded: pixels, 0 without autoencoder."""
         self.plan = PLANS[0]
-        self._follow(choose(vram, sum(p.numel() for p in self.unet.parameters()), math.prod(self.image_size)))
+        self._follow(choose(vram, sum(p.numel() for p in self.unet.parameters()), encoded))
         self.unet.to(self.device, memory_format=torch.channels_last)
 
     def _load(self, model_class: type, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:

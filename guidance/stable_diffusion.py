@@ -98,7 +98,7 @@ class StableDiffusion(PipelineGuidance):
             self.vae.decoder = None
         if type(self.vae).__name__ == "AutoencoderKL":
             make_lean(self.vae.encoder)
-        self._fit(vram)
+        self._fit(vram, math.prod(self.image_size))
 
     def encode(self, images: Tensor) -> Tensor:
         encoded = self.vae.encode((images * 2 - 1).to(self.vae_dtype))

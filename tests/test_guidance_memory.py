@@ -33,6 +33,12 @@ def test_stable_diffusion_fits_six_gigabytes_whole_and_four_without_smaller_pict
     assert memory.choose(4 - 2, *SD21).scale == 1
 
 
+def test_what_has_no_autoencoder_takes_no_memory_for_one():
+    whole = memory.PLANS[0]
+    assert whole.gigabytes(10**9, 0) == pytest.approx((2e9 + memory.OVERHEAD) / 1e9)
+    assert whole.gigabytes(10**9, 1) > whole.gigabytes(10**9, 0) + 0.06
+
+
 def test_what_the_unet_makes_at_most_fits_the_overhead_of_the_plans():
     import diffusers
 
