@@ -39,6 +39,8 @@ class DiffusionGuidance(ABC):
         grad_clip: The distillation gradient is clamped to [-grad_clip, grad_clip]; 0 or less: never.
         rule: How predictions become a gradient: one of guidance.rules.RULES.
         rescale: Of the guided prediction, in [0, 1]; see `distill.rescaled`.
+        space: "latents": the gradient goes through the encoder. "pixels": it is the distance to the decoded target, and
+            the encoder needs no gradient; not for a batch of latents.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class DiffusionGuidance(ABC):
         grad_clip: float = -1.0,
         rule: str = "sds",
         rescale: float = 0.0,
+        space: str = "latents",
     ):
         self.alphas_cumprod, self.device = alphas_cumprod, alphas_cumprod.device
         self.latent_shape = latent_shape
@@ -58,6 +61,7 @@ class DiffusionGuidance(ABC):
         self.grad_clip = grad_clip
         self.rule = RULES[rule]
         self.rescale = rescale
+        self.space = space
         self.prompts: PromptEmbeddings | None = None
         self.has_negative = False  # whether there is a negative prompt
 
@@ -121,7 +125,10 @@ class DiffusionGuidance(ABC):
         home = (batch.latents if batch.images is None else batch.images).device
         left = on_the_left(batch.azimuth) if self.views.mirrored else None
         batch = batch if left is None else _from_the_left(batch, left)
-        latents = self._latents(batch)
+        shown = self._shown(batch)
+        in_pixels = self.space == "pixels" and shown is not None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not in_pixels):
+            latents = self._latents(batch) if shown is None else self.encode(shown)
         with torch.no_grad():
             timesteps = self._draw_timesteps(batch, len(latents))
             noise = torch.randn(
@@ -134,23 +141,34 @@ class DiffusionGuidance(ABC):
                 gradient = gradient.clamp(-self.grad_clip, self.grad_clip)
             lost = _lost(gradient)
             gradient = _finite(gradient)
-            pictures = self._pictures(batch, latents, found, timesteps) if batch.want_pictures else None
+            pictures = self._pictures(shown, latents, found, timesteps) if batch.want_pictures else None
             pictures = pictures if left is None else _turned(pictures, left)
             metrics = {
                 "timestep": timesteps.float().mean() / len(self.alphas_cumprod),
                 "gradient_rms": gradient.square().mean().sqrt(),
                 "skipped": lost.float().mean(),  # share of the views whose gradient was not finite: they change nothing
             }
-        return GuidanceOutput(distill.distillation_loss(latents, gradient).to(home), metrics, pictures)
+            if in_pixels:
+                target, weights = distill.target_of(latents, gradient, self.alphas_cumprod[timesteps])
+                target, weights = self.decode(target), weights.masked_fill(lost, 0)
+        if in_pixels:
+            loss = distill.pixel_loss(shown, target, weights)
+        else:
+            loss = distill.distillation_loss(latents, gradient)
+        return GuidanceOutput(loss.to(home), metrics, pictures)
+
+    def _shown(self, batch: GuidanceBatch) -> Tensor | None:
+        """The pictures in the size of the model, float32, attached to their graph; None: the batch is latents."""
+        if batch.images is None:
+            return None
+        images = batch.images.float()
+        if images.requires_grad:
+            images = images.clone()  # so that the hook is on a tensor of its own
+            images.register_hook(_finite)
+        return resize(images.to(self.device), self.image_size)
 
     def _latents(self, batch: GuidanceBatch) -> Tensor:
-        """The batch in model space, float32, attached to the graph of its images or latents. [B, C, h, w]"""
-        if batch.images is not None:
-            images = batch.images.float()
-            if images.requires_grad:
-                images = images.clone()  # so that the hook is on a tensor of its own
-                images.register_hook(_finite)
-            return self.encode(resize(images.to(self.device), self.image_size))
+        """The latents of a batch in the size of the model, float32, attached to their graph. [B, C, h, w]"""
         if batch.latents.shape[1] != self.latent_shape[0]:
             raise ValueError(
                 f"the model denoises {self.latent_shape[0]} channels, but the latents have {batch.latents.shape[1]}:"
@@ -168,10 +186,9 @@ class DiffusionGuidance(ABC):
         drawn = torch.randint(lo, hi + 1, (count,), generator=batch.generator, device=batch.generator.device)
         return drawn.to(self.device)
 
-    def _pictures(self, batch: GuidanceBatch, latents: Tensor, found: Distilled, timesteps: Tensor) -> Tensor:
+    def _pictures(self, shown: Tensor | None, latents: Tensor, found: Distilled, timesteps: Tensor) -> Tensor:
         """What the model was shown, that with noise, and what the model makes of it in one step. [3 B, 3, H, W]"""
-        images = None if batch.images is None else batch.images.float().to(self.device)
-        shown = self.decode(latents) if images is None else resize(images, self.image_size)
+        shown = self.decode(latents) if shown is None else shown
         estimate = distill.predicted_original(found.noise_pred, found.noisy, self.alphas_cumprod[timesteps])
         return torch.cat([shown, self.decode(found.noisy), self.decode(estimate)]).clamp(0, 1)
 

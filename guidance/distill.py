@@ -130,6 +130,27 @@ def distillation_loss(latents: Tensor, gradient: Tensor) -> Tensor:
     return surrogate - surrogate.detach() + 0.5 * gradient.square().sum() / len(latents)
 
 
+def pixel_loss(images: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """sum weights |images - target|^2 / (2 B): the distance to the target as a picture (HiFA, arXiv:2305.18766).
+
+    Args:
+        images: Differentiable. [B, 3, H, W]
+        target: Treated as a constant. [B, 3, H, W]
+        weights: [B]
+    """
+    difference = _per_element(weights, images) * (images - target.detach()).square()
+    return 0.5 * difference.sum() / len(images)
+
+
+def target_of(latents: Tensor, gradient: Tensor, alphas_cumprod_t: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a gradient leads, and its weight: gradient = weight (latents - target). [B, ...], [B]
+
+    The weight is sqrt(alpha_bar (1 - alpha_bar)), so that the target of `sds_gradient` is the `predicted_original`.
+    """
+    weights = (alphas_cumprod_t * (1 - alphas_cumprod_t)).sqrt()
+    return latents - gradient / _per_element(weights, latents).clamp(min=TINY), weights
+
+
 def _weighted(difference: Tensor, alphas_cumprod_t: Tensor) -> Tensor:
     """w(t) = 1 - alpha_bar times the difference."""
     return (1 - _per_element(alphas_cumprod_t, difference)) * difference

@@ -51,7 +51,7 @@ class StableDiffusion(PipelineGuidance):
             `guidance.weights.locate` found.
         device: Where the models run.
         precision: auto, fp32, mixed, bf16 or fp16 (CUDA only); see `default_precision` and PRECISIONS.
-        pictures: Keep the decoder, so that a batch may ask for pictures.
+        pictures: Keep the decoder, so that a batch may ask for pictures and the distance be taken in pixels.
         vram: GB that the guidance may take, which chooses its plan (`guidance.memory`); inf: it gives nothing up.
         options: Of DiffusionGuidance.
 

@@ -152,11 +152,12 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
             sources,
             device=device,
             views=views,
-            pictures=options.save_guidance,
+            pictures=options.save_guidance or options.distill_space == "pixels",
             vram=build_vram(config, device),
             grad_clip=config.training.grad_clip,
             rule=options.distill,
             rescale=options.cfg_rescale,
+            space=options.distill_space,
         )
         prior.prepare(text, config.run.negative)
         priors[name] = prior

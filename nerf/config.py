@@ -108,6 +108,11 @@ class GuidanceConfig:
     )
     t_anneal: float = opt(0.2, "where the upper end of --t_range arrives with --t_schedule anneal", low=0, high=1)
     distill: str = opt("sds", "the distillation rule", choices=("sds", "csd", "nfsd", "sdi", "ism", "hifa"))
+    distill_space: str = opt(
+        "latents",
+        "where pictures are led to the target: through the latents, or to the pixels that it decodes to",
+        choices=("latents", "pixels"),
+    )
     cfg_rescale: float = opt(0.0, "draw the guided prediction to the spread of the prompted one, 0 to 1", low=0, high=1)
     perpneg: bool = opt(False, "Perp-Neg: negative prompts for the sides that must not show")
     negative_w: float = opt(-2.0, "weight of Perp-Neg's negative prompts", high=0)

@@ -99,3 +99,12 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch, name, gpus, message):
 def test_an_object_that_is_its_own_mirror_image_is_guided_as_one(made, text, mirrored):
     build.build_guidance(configure(guidance=("toybox",), device="cpu", text=text))
     assert [(options["views"].sided, options["views"].mirrored) for options in made] == [(True, mirrored)]
+
+
+@pytest.mark.parametrize(
+    "options, kept", [({}, False), ({"save_guidance": True}, True), ({"distill_space": "pixels"}, True)]
+)
+def test_the_decoder_is_kept_where_something_needs_it(made, options, kept):
+    build.build_guidance(configure(guidance=("SD",), device="cpu", **options))
+    space = options.get("distill_space", "latents")
+    assert [(given["pictures"], given["space"]) for given in made] == [(kept, space)]

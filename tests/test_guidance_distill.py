@@ -96,3 +96,27 @@ def test_distillation_loss_has_the_given_gradient_averaged_over_the_batch():
     loss.backward()
     assert_close(latents.grad, gradient / 3)
     assert_close(loss.detach(), 0.5 * gradient.square().sum() / 3)
+
+
+def test_the_target_of_score_distillation_is_the_predicted_original():
+    latents, noise, seen = normal(3, 4, 2, 2), normal(3, 4, 2, 2, seed=1), normal(3, 4, 2, 2, seed=2)
+    gradient = distill.sds_gradient(seen, noise, ALPHAS)
+    target, weights = distill.target_of(latents, gradient, ALPHAS)
+    noisy = distill.add_noise(latents, noise, ALPHAS)
+    assert_close(target, distill.predicted_original(seen, noisy, ALPHAS))
+    assert_close(weights.view(3, 1, 1, 1) * (latents - target), gradient)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_no_gradient_has_its_target_where_it_is_at_the_ends_of_the_schedule(alpha):
+    latents = normal(1, 4, 2, 2)
+    target, _ = distill.target_of(latents, torch.zeros_like(latents), torch.tensor([alpha], dtype=torch.float64))
+    assert_close(target, latents)
+
+
+def test_the_pixel_loss_is_the_weighted_square_distance_averaged_over_the_views():
+    images, target = normal(3, 3, 5, 4).requires_grad_(), normal(3, 3, 5, 4, seed=1)
+    assert torch.autograd.gradcheck(lambda x: distill.pixel_loss(x, target, ALPHAS), images)
+    distill.pixel_loss(images, target.requires_grad_(), ALPHAS).backward()
+    assert target.grad is None
+    assert_close(images.grad, ALPHAS.view(3, 1, 1, 1) * (images - target).detach() / 3)

@@ -1,6 +1,7 @@
 """What a step of a Stable Diffusion guidance computes, from the paper's formula and the parts of diffusers."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -181,6 +182,49 @@ def test_a_view_of_the_right_side_is_guided_as_the_mirror_image_of_one_of_the_le
     again = batch(latents=by_hand if as_latents else None, guidance_scale=5)
     plain(replace(again, azimuth=torch.tensor([20.0, 140.0]), **{kind: by_hand})).loss.backward()
     assert_close(shown.grad, torch.stack([by_hand.grad[0], by_hand.grad[1].flip(-1)]))
+
+
+def test_pictures_may_be_led_to_the_pixels_of_the_target(folder):
+    """Of a model that knows the original: the gradient is the weighted difference from its decoded picture."""
+    guidance = load(folder, pictures=True, space="pixels")
+    original = random_latents().detach()
+    guidance.unet = OriginalKnown(original, guidance.alphas_cumprod, "epsilon")
+    guidance.prompts.views.zero_()  # OriginalKnown then answers with exactly `original`
+    given = batch(size=IMAGE, t_range=(0.3, 0.3), guidance_scale=1)
+    output = guidance(given)
+    output.loss.backward()
+    difference = given.images.detach() - guidance.decode(original)
+    alpha = guidance.alphas_cumprod[300]
+    assert_close(given.images.grad, (alpha * (1 - alpha)).sqrt() * difference / 2, atol=1e-5, rtol=1e-4)
+    assert_close(output.loss, 0.25 * (alpha * (1 - alpha)).sqrt() * difference.square().sum(), atol=1e-3, rtol=1e-4)
+
+
+def test_in_pixels_the_encoder_keeps_nothing_for_a_gradient(prior):
+    guidance, seen = load(prior, pictures=True, space="pixels"), []
+    encode = guidance.encode
+    guidance.encode = lambda images: seen.append(encode(images)) or seen[-1]
+    guidance(batch()).loss.backward()
+    assert [latents.requires_grad for latents in seen] == [False]
+
+
+def test_a_view_whose_gradient_is_not_finite_changes_nothing_in_pixels_either(prior):
+    guidance, given = load(prior, pictures=True, space="pixels"), batch()
+    predict = guidance.predict_noise
+    broken = torch.tensor([1.0, math.nan]).repeat(2).view(-1, 1, 1, 1)  # without and with the prompt
+    guidance.predict_noise = lambda *asked: predict(*asked) * broken
+    output = guidance(given)
+    output.loss.backward()
+    assert output.metrics["skipped"] == 0.5 and output.loss.isfinite()
+    assert given.images.grad[0].abs().max() > 0 and given.images.grad[1].abs().max() == 0
+
+
+def test_latents_are_led_to_latents_whatever_pictures_are_led_to(prior):
+    gradients = []
+    for space in ("latents", "pixels"):
+        latents = random_latents()
+        load(prior, pictures=True, space=space)(batch(latents=latents)).loss.backward()
+        gradients.append(latents.grad)
+    assert torch.equal(*gradients)
 
 
 def test_latents_of_another_size_are_resized_and_keep_their_gradient(prior):
