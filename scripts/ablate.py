@@ -27,6 +27,8 @@ ABLATIONS = {  # name of a row -> options for main.py
     "SDI": ("--distill", "sdi"),
     "ISM": ("--distill", "ism"),
     "HiFA": ("--distill", "hifa"),
+    "through the latents": ("--distill_space", "latents", "--lambda_guidance", "1"),
+    "three times the guidance": ("--lambda_guidance", "1"),
     "guidance rescaled": ("--cfg_rescale", "0.7"),
     "guidance fixed at 8": ("--guidance_anneal", "0"),
     "guidance fixed at 4": ("--guidance_scale", "4", "--guidance_anneal", "0"),
