@@ -148,11 +148,9 @@ class DiffusionGuidance(ABC):
                 "gradient_rms": gradient.square().mean().sqrt(),
                 "skipped": lost.float().mean(),  # share of the views whose gradient was not finite: they change nothing
             }
-            if in_pixels:
-                target, weights = distill.target_of(latents, gradient, self.alphas_cumprod[timesteps])
-                target, weights = self.decode(target), weights.masked_fill(lost, 0)
         if in_pixels:
-            loss = distill.pixel_loss(shown, target, weights)
+            target, weights = distill.target_of(latents, gradient, self.alphas_cumprod[timesteps])
+            loss = distill.pixel_loss(shown, self.decode(target), weights.masked_fill(lost, 0))
         else:
             loss = distill.distillation_loss(latents, gradient)
         return GuidanceOutput(loss.to(home), metrics, pictures)

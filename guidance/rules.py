@@ -120,39 +120,32 @@ def hifa(model: Denoiser, latents: Tensor, timesteps: Tensor, noise: Tensor) -> 
     return Distilled(distill.sds_gradient(found, noise, alphas), noisy, found)
 
 
-def denoised(
-    alphas_cumprod: Tensor,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    noisy: Tensor,
-    timesteps: Tensor,
-    steps: int,
-) -> Tensor:
+Predict = Callable[[Tensor, Tensor], Tensor]  # noisy latents, timesteps -> the noise that is seen
+
+
+def denoised(alphas_cumprod: Tensor, predict: Predict, noisy: Tensor, timesteps: Tensor, steps: int) -> Tensor:
     """The clean latents after DDIM from `timesteps` down in so many even steps (arXiv:2010.02502, section 4.1)."""
-    here = timesteps
-    for step in range(steps - 1, -1, -1):
-        there = timesteps * step // steps
-        after = alphas_cumprod[there] if step else torch.ones_like(alphas_cumprod[there])
-        noisy = distill.ddim_step(noisy, predict(noisy, here), alphas_cumprod[here], after)
-        here = there
-    return noisy
+    return _along(alphas_cumprod, predict, noisy, timesteps, steps, range(steps, -1, -1))
 
 
-def inverted(
-    alphas_cumprod: Tensor,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    latents: Tensor,
-    timesteps: Tensor,
-    steps: int,
-) -> Tensor:
+def inverted(alphas_cumprod: Tensor, predict: Predict, latents: Tensor, timesteps: Tensor, steps: int) -> Tensor:
     """The latents after DDIM from no noise to `timesteps` in so many even steps (arXiv:2010.02502, section 4.3)."""
-    noisy, here = latents, torch.zeros_like(timesteps)
-    alphas = torch.ones_like(alphas_cumprod[timesteps])  # a clean picture, which the model takes for its lowest noise
-    for step in range(1, steps + 1):
-        there = timesteps * step // steps
-        noise_pred = predict(noisy, here)
-        noisy = distill.ddim_step(noisy, noise_pred, alphas, alphas_cumprod[there])
-        here, alphas = there, alphas_cumprod[there]
-    return noisy
+    return _along(alphas_cumprod, predict, latents, timesteps, steps, range(steps + 1))
+
+
+def _along(
+    alphas_cumprod: Tensor, predict: Predict, latents: Tensor, timesteps: Tensor, steps: int, order: range
+) -> Tensor:
+    """DDIM over the even places of [0, timesteps], from the first of `order` to its last."""
+    places = [timesteps * place // steps for place in order]
+    # Place 0 is a clean picture, which the model takes for its lowest noise.
+    alphas = [
+        alphas_cumprod[at] if place else torch.ones_like(alphas_cumprod[at])
+        for place, at in zip(order, places, strict=True)
+    ]
+    for i in range(steps):
+        latents = distill.ddim_step(latents, predict(latents, places[i]), alphas[i], alphas[i + 1])
+    return latents
 
 
 RULES = {"sds": sds, "csd": csd, "nfsd": nfsd, "sdi": sdi, "ism": ism, "hifa": hifa}

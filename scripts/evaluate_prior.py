@@ -12,6 +12,8 @@ import argparse
 import itertools
 import json
 import sys
+from collections import defaultdict
+from operator import itemgetter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,14 +122,13 @@ def shares(asked: list[tuple[Caption, str]], answers: dict[str, Tensor]) -> dict
 
 def objects(asked: list[tuple[Caption, str]], answers: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """Share of the samples that show the right object, by the view that was asked for and by object, worst first."""
-    found = [HEADS["name"][i] for i in answers["name"].argmax(1).tolist()]
-    right = [(caption.name, view, seen == caption.name) for (caption, view), seen in zip(asked, found, strict=True)]
-    shares = [
-        {key: _mean(hit for *keys, hit in right if keys[place] == key) for key in sorted({row[place] for row in right})}
-        for place in (1, 0)
-    ]
-    by_view, by_object = (dict(sorted(part.items(), key=lambda item: item[1])) for part in shares)
-    return {"by_view": by_view, "by_object": by_object}
+    by_view, by_object = defaultdict(list), defaultdict(list)
+    for (caption, view), seen in zip(asked, answers["name"].argmax(1).tolist(), strict=True):
+        right = HEADS["name"][seen] == caption.name
+        by_view[view].append(right)
+        by_object[caption.name].append(right)
+    worst_first = lambda hits: dict(sorted(((key, _mean(hit)) for key, hit in hits.items()), key=itemgetter(1, 0)))  # noqa: E731
+    return {"by_view": worst_first(by_view), "by_object": worst_first(by_object)}
 
 
 def _mean(values) -> float | None:
