@@ -42,7 +42,7 @@ def default_precision(device: torch.device) -> str:
 class StableDiffusion(PipelineGuidance):
     """Score distillation from a Stable Diffusion pipeline in the diffusers layout.
 
-    The decoder is kept only for pictures. All weights are frozen. Latents are the mean of AutoencoderKL's posterior
+    The decoder is kept only where it is used. All weights are frozen. Latents are the mean of AutoencoderKL's posterior
     (or the output of AutoencoderTiny) times the scaling factor: nothing is drawn while encoding, so noise comes from
     one place only.
 
@@ -51,7 +51,7 @@ class StableDiffusion(PipelineGuidance):
             `guidance.weights.locate` found.
         device: Where the models run.
         precision: auto, fp32, mixed, bf16 or fp16 (CUDA only); see `default_precision` and PRECISIONS.
-        pictures: Keep the decoder, so that a batch may ask for pictures and the distance be taken in pixels.
+        pictures: Keep the decoder, so that a batch may ask for pictures; with `space` "pixels" it is kept anyway.
         vram: GB that the guidance may take, which chooses its plan (`guidance.memory`); inf: it gives nothing up.
         options: Of DiffusionGuidance.
 
@@ -93,8 +93,7 @@ class StableDiffusion(PipelineGuidance):
             (height * factor, width * factor),
             **options,
         )
-        self.pictures = pictures
-        if not pictures:
+        if not (pictures or self.space == "pixels"):
             self.vae.decoder = None
         if type(self.vae).__name__ == "AutoencoderKL":
             make_lean(self.vae.encoder)
@@ -107,7 +106,7 @@ class StableDiffusion(PipelineGuidance):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        if not self.pictures:
+        if self.vae.decoder is None:
             raise ValueError("pictures were asked of a guidance that was made without them: pass --save_guidance")
         latents = latents / self.scaling_factor + self.shift_factor
         return (self.vae.decode(latents.to(self.vae_dtype)).sample.float() + 1).div(2).clamp(0, 1)

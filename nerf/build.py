@@ -152,7 +152,7 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
             sources,
             device=device,
             views=views,
-            pictures=options.save_guidance or options.distill_space == "pixels",
+            pictures=options.save_guidance,
             vram=build_vram(config, device),
             grad_clip=config.training.grad_clip,
             rule=options.distill,

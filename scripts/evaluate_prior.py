@@ -4,6 +4,7 @@
     python scripts/evaluate_prior.py --samples 24 --batch 8            # a quick look
 
 Every report prompt (toybox/prompts.py) with every view word in turn, drawn with DDIM; the judge says what is seen.
+It is asked about true pictures of the same as well: a prior that draws the truth would have those figures.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from tqdm import tqdm  # noqa: E402
 
 from guidance.prompts import view_prompts  # noqa: E402
 from nerf.export.files import write_bytes  # noqa: E402
-from toybox import judge, pictures, prompts  # noqa: E402
+from toybox import judge, pictures, prompts, shapes  # noqa: E402
 from toybox.captions import Caption, is_held_out, parse  # noqa: E402
 from toybox.judge import HEADS, NONE  # noqa: E402
 from toybox.lexicon import is_sided, known_to  # noqa: E402
 from toybox.words import OBJECTS, VIEWS  # noqa: E402
+
+AZIMUTHS = {"front": 0.0, "side": 90.0, "back": 180.0}  # where a view word alone describes a view, degrees
+LEVEL, OVERHEAD = (55.0, 90.0), (5.0, 20.0)  # polar angles of that
 
 
 def main():
@@ -52,7 +56,7 @@ def main():
     pipeline = StableDiffusionPipeline.from_pretrained(options.prior, dtype=torch.float32).to(options.device)
     pipeline.set_progress_bar_config(disable=True)
     asked = wanted(prompts.LISTS[options.prompts], options.samples)
-    answers = draw(pipeline, asked, options)
+    answers, true = draw(pipeline, asked, options), show(asked, options.seed)
     held_out = torch.tensor([is_held_out(caption) for caption, _ in asked])
     report = {
         **{key: getattr(options, key) for key in ("prompts", "samples", "steps", "guidance_scale", "seed")},
@@ -62,6 +66,7 @@ def main():
             {head: part[held_out] for head, part in answers.items()},
         ),
         "objects": objects(asked, answers),
+        "truth": {"all": shares(asked, true), "objects": objects(asked, true)},
         "autoencoder_psnr": round(autoencoder_psnr(pipeline.vae, options), 2),
         "megabytes": round(sum(path.stat().st_size for path in options.prior.rglob("*") if path.is_file()) / 1e6, 2),
     }
@@ -94,6 +99,20 @@ def draw(pipeline, asked, options) -> dict[str, Tensor]:
             output_type="pt",
         ).images
         parts.append(judge.load()(judge.resize(images.float().cpu())))
+    return {head: torch.cat([part[head] for part in parts]) for head in HEADS}
+
+
+@torch.no_grad()
+def show(asked, seed: int) -> dict[str, Tensor]:
+    """The judge's answers about a true picture of each. {head: [B, answers]}"""
+    parts = []
+    for i, (caption, view) in enumerate(tqdm(asked, desc="truth", unit="picture")):
+        rng = np.random.default_rng((seed, 8, i))
+        elevation = 90 - rng.uniform(*(OVERHEAD if view == "overhead" else LEVEL), 1)
+        azimuth = np.array([AZIMUTHS.get(view, rng.uniform(0, 360))])
+        solid = torch.from_numpy(shapes.build(caption, rng=rng))
+        image = torch.from_numpy(pictures.show(solid, azimuth, elevation, rng)).float() / 255
+        parts.append(judge.load()(judge.resize(image)))
     return {head: torch.cat([part[head] for part in parts]) for head in HEADS}
 
 

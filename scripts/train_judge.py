@@ -79,7 +79,7 @@ def make_one(seed, index):
     view = view_weights(torch.from_numpy(azimuth), torch.from_numpy(elevation), angle_front=90).float().numpy()
     row = {head: np.full(count, index) for head, index in row.items()}
     row["view"] = view * OBJECTS[caption.name].has_front  # 0: what has no front has no views
-    return {"layers": (layers * 255).round().to(torch.uint8).numpy(), **row}
+    return {"layers": (layers * 255).round().to(torch.uint8).numpy(), "above": above, **row}
 
 
 def compose(layers, generator, *, harsh):
@@ -168,8 +168,12 @@ def train(options, data):
 
 @torch.no_grad()
 def accuracy(judge, data, device):
-    """Share of right answers by head: of the pictures that have one, and of views near one view word."""
+    """Share of right answers by head: of the pictures that have one, and of views near one view word.
+
+    "above": of objects in pictures from overhead, "level": in the others.
+    """
     generator, parts = torch.Generator().manual_seed(0), []
+    mean = lambda right: round(float(right.float().mean()), 4)  # noqa: E731
     for layers in data["layers"].split(256):
         parts.append(judge(compose(layers.to(device), generator, harsh=False)))
     shares = {}
@@ -177,7 +181,9 @@ def accuracy(judge, data, device):
         found = torch.cat([part[head] for part in parts]).argmax(1).cpu()
         wanted = data[head] if head != "view" else data[head].argmax(1)
         asked = data[head] >= 0 if head != "view" else data[head].amax(1) > PURE
-        shares[head] = round(float((found == wanted)[asked].float().mean()), 4)
+        shares[head] = mean((found == wanted)[asked])
+        if head == "name":
+            shares |= {side: mean((found == wanted)[data["above"] == (side == "above")]) for side in ("above", "level")}
     return shares
 
 

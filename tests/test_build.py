@@ -101,10 +101,8 @@ def test_an_object_that_is_its_own_mirror_image_is_guided_as_one(made, text, mir
     assert [(options["views"].sided, options["views"].mirrored) for options in made] == [(True, mirrored)]
 
 
-@pytest.mark.parametrize(
-    "options, kept", [({}, False), ({"save_guidance": True}, True), ({"distill_space": "pixels"}, True)]
-)
-def test_the_decoder_is_kept_where_something_needs_it(made, options, kept):
+@pytest.mark.parametrize("options", [{}, {"save_guidance": True}, {"distill_space": "pixels"}])
+def test_a_guidance_is_told_what_its_decoder_is_for(made, options):
     build.build_guidance(configure(guidance=("SD",), device="cpu", **options))
-    space = options.get("distill_space", "latents")
-    assert [(given["pictures"], given["space"]) for given in made] == [(kept, space)]
+    asked = options.get("save_guidance", False), options.get("distill_space", "latents")
+    assert [(given["pictures"], given["space"]) for given in made] == [asked]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from guidance.prompts import view_weights
 from scripting import load_script
 from toybox.captions import parse
 from toybox.judge import HEADS
@@ -67,6 +68,29 @@ def test_shares_count_the_samples_that_were_asked_for_a_word(script):
         "nothing_else": 0.6667,  # the dog's box
         "r_precision": 0.3333,
     }
+
+
+def test_the_truth_is_shown_as_it_is_asked_for(script, monkeypatch):
+    asked, seen = script.wanted(["a duck", "a red car"], 8), []
+
+    class Spy:
+        def __call__(self, pictures):
+            assert pictures.shape == (1, 3, 64, 64) and 0 <= pictures.min() < pictures.max() <= 1
+            return says(name=asked[len(seen) - 1][0].name)
+
+    real = script.pictures.show
+
+    def show(solid, azimuth, elevation, rng):
+        seen.append((azimuth.item(), elevation.item()))
+        return real(solid, azimuth, elevation, rng)
+
+    monkeypatch.setattr(script.pictures, "show", show)
+    monkeypatch.setattr(script.judge, "load", lambda: Spy())
+    answers = script.show(asked, 0)
+    assert script.shares(asked, answers)["name"] == 1.0
+    for (_, view), (azimuth, elevation) in zip(asked, seen, strict=True):
+        weights = view_weights(torch.tensor([azimuth]), torch.tensor([elevation]), angle_front=90)[0]
+        assert VIEWS[int(weights.argmax())] == view and weights.amax() > 0.9
 
 
 def test_psnr_is_that_of_the_error_that_was_made(script, monkeypatch):

@@ -123,6 +123,9 @@ def test_little_is_kept_of_stable_diffusions_own_autoencoder_at_512():
         plain = kept(vae, 512)
         make_lean(vae.encoder)
         lean = kept(vae, 512)
+        decoder = sum(p.numel() for p in vae.decoder.parameters())
+        with torch.no_grad(), LiveMemory() as decoding:
+            vae.decode(torch.rand(1, 4, 64, 64))
         vae.decoder = None
         with LiveMemory() as live:
             gradient(vae, torch.rand(1, 3, 512, 512))
@@ -131,6 +134,7 @@ def test_little_is_kept_of_stable_diffusions_own_autoencoder_at_512():
     assert lean < 0.52e9
     assert live.peak == pytest.approx(memory.BYTES_PER_PIXEL * 512**2, rel=0.02)  # what the plans count with
     assert 2 * encoder == pytest.approx(memory.AUTOENCODER_BYTES, rel=0.01)
+    assert decoding.peak + 2 * decoder < live.peak  # a distance in pixels takes no more than the plans say
 
 
 def test_weights_that_learn_are_refused():

@@ -186,7 +186,7 @@ def test_a_view_of_the_right_side_is_guided_as_the_mirror_image_of_one_of_the_le
 
 def test_pictures_may_be_led_to_the_pixels_of_the_target(folder):
     """Of a model that knows the original: the gradient is the weighted difference from its decoded picture."""
-    guidance = load(folder, pictures=True, space="pixels")
+    guidance = load(folder, space="pixels")
     original = random_latents().detach()
     guidance.unet = OriginalKnown(original, guidance.alphas_cumprod, "epsilon")
     guidance.prompts.views.zero_()  # OriginalKnown then answers with exactly `original`
@@ -199,8 +199,13 @@ def test_pictures_may_be_led_to_the_pixels_of_the_target(folder):
     assert_close(output.loss, 0.25 * (alpha * (1 - alpha)).sqrt() * difference.square().sum(), atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("options, kept", [({}, False), ({"pictures": True}, True), ({"space": "pixels"}, True)])
+def test_the_decoder_is_kept_where_something_needs_it(prior, options, kept):
+    assert (load(prior, **options).vae.decoder is not None) == kept
+
+
 def test_in_pixels_the_encoder_keeps_nothing_for_a_gradient(prior):
-    guidance, seen = load(prior, pictures=True, space="pixels"), []
+    guidance, seen = load(prior, space="pixels"), []
     encode = guidance.encode
     guidance.encode = lambda images: seen.append(encode(images)) or seen[-1]
     guidance(batch()).loss.backward()
@@ -208,7 +213,7 @@ def test_in_pixels_the_encoder_keeps_nothing_for_a_gradient(prior):
 
 
 def test_a_view_whose_gradient_is_not_finite_changes_nothing_in_pixels_either(prior):
-    guidance, given = load(prior, pictures=True, space="pixels"), batch()
+    guidance, given = load(prior, space="pixels"), batch()
     predict = guidance.predict_noise
     broken = torch.tensor([1.0, math.nan]).repeat(2).view(-1, 1, 1, 1)  # without and with the prompt
     guidance.predict_noise = lambda *asked: predict(*asked) * broken
@@ -222,7 +227,7 @@ def test_latents_are_led_to_latents_whatever_pictures_are_led_to(prior):
     gradients = []
     for space in ("latents", "pixels"):
         latents = random_latents()
-        load(prior, pictures=True, space=space)(batch(latents=latents)).loss.backward()
+        load(prior, space=space)(batch(latents=latents)).loss.backward()
         gradients.append(latents.grad)
     assert torch.equal(*gradients)
 

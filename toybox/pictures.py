@@ -21,7 +21,7 @@ from toybox.words import COLOURS, OBJECTS, PATTERNS, SUPPORTS, WORN
 
 SIZE = 128  # pixels a side
 RADIUS, FOVY, POLAR, ABOVE = (3.05, 3.35), (18.0, 21.0), (45.0, 105.0), (5.0, 45.0)
-ABOVE_SHARE = 0.07  # pictures from overhead
+ABOVE_SHARE = 0.2  # pictures from overhead, where a quarter of what is asked for lies and least is seen
 SAY_COLOUR = 0.6  # nouns of a caption whose colour is named
 PATTERN_SHARE, WORN_SHARE, SUPPORT_SHARE = 0.15, 0.45, 0.2  # captions that say one; WORN_SHARE: of those that can wear
 LAMBERTIAN_SHARE = 0.25  # the rest shows the albedo, which is what Toybox's preset trains on
@@ -99,14 +99,20 @@ def sample(rng: np.random.Generator, *, views: int = 3, held_out: bool = False) 
     solid = torch.from_numpy(shapes.build(caption, rng=rng))
     azimuth = rng.uniform(-180 if OBJECTS[caption.name].one_sided else 0, 180, views)
     polar = np.where(rng.random(views) < ABOVE_SHARE, rng.uniform(*ABOVE, views), rng.uniform(*POLAR, views))
-    rig = cameras(azimuth, 90 - polar, rng.uniform(*RADIUS, views), rng.uniform(*FOVY, views))
+    return Pictures(show(solid, azimuth, 90 - polar, rng), np.full(views, str(caption)), azimuth, 90 - polar)
+
+
+def show(solid: Tensor, azimuth: np.ndarray, elevation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pictures of a solid from given sides, [B] degrees; the rest of each is random. -> [B, 3, SIZE, SIZE] uint8"""
+    views = len(azimuth)
+    rig = cameras(azimuth, elevation, rng.uniform(*RADIUS, views), rng.uniform(*FOVY, views))
     images = []
     for view, buffers in zip(rig, trace(solid, rig, 2 * SIZE), strict=True):
         ambient = rng.uniform(*AMBIENT) if rng.random() < LAMBERTIAN_SHARE else 1.0
         light = torch.nn.functional.normalize(view[:3] + torch.from_numpy(rng.normal(size=3)).float(), dim=0)
         picture = compose(shade(buffers, ambient, light), buffers[..., 3:4], random_background(rng))
         images.append((picture * 255).round().to(torch.uint8).permute(2, 0, 1))
-    return Pictures(torch.stack(images).numpy(), np.full(views, str(caption)), azimuth, 90 - polar)
+    return torch.stack(images).numpy()
 
 
 def make(path: Path, solids: int, seed: int, *, held_out: bool = False) -> Pictures:
