@@ -77,9 +77,10 @@ class OccupancyGrid(nn.Module):
             old = self.density_grid[cascade]
             if full:
                 # A loop over ranges, so that 128^3 cells never exist as one list of points.
-                for cells in torch.arange(old.numel(), dtype=torch.int32, device=old.device).split(CHUNK):
+                for first in range(0, old.numel(), CHUNK):
+                    part = old[first : first + CHUNK]
+                    cells = torch.arange(first, first + len(part), dtype=torch.int32, device=old.device)
                     density = self._look(density_fn, cells, cascade, generator)
-                    part = old[int(cells[0]) : int(cells[-1]) + 1]
                     torch.maximum(part.mul_(self.decay), density, out=part)
             else:
                 cells = self._choose(old, generator)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tiny_diffusion
+from host_waits import HostWaits
 from nerf import build, checkpoint, commands
 from nerf.config import Config
 from nerf.export.files import to_uint8
@@ -37,6 +38,25 @@ def test_without_save_guidance_there_are_no_pictures(make):
     made = make()
     made.train()
     assert not (made.workspace / "guidance").exists()
+
+
+@pytest.mark.parametrize(
+    "options, waits",
+    [
+        ({}, {}),
+        ({"distill_space": "pixels", "batch_size": 2, "optim": "adam"}, {}),
+        ({"lambda_tv": 0.1, "bg_radius": 1.4}, {}),
+        ({"albedo_iter_ratio": 0.0, "lambda_orient": 1.0}, {"nonzero": 4}),  # which samples get a normal
+    ],
+)
+def test_a_step_reads_nothing_back(make, options, waits):
+    """Counted on the CPU: how many samples the rays have is known there without waiting; a GPU has to be asked."""
+    made = make(latent_iter_ratio=0.0, **{"albedo_iter_ratio": 1.0, "update_extra_interval": 100, **options})
+    made.train_step()
+    with HostWaits() as seen:
+        for _ in range(4):
+            made.train_step()
+    assert dict(seen.found) == waits
 
 
 def spied(made):
