@@ -2,8 +2,8 @@
 
 Plans, the largest first; each keeps what the ones before it gave up. The encoder is always lean (guidance/lean.py) and
 the text encoder always freed. Figures are counted on fake tensors of the true size, for one picture in half precision,
-led through its latents. Led to its target's pixels it takes no more: no gradient is kept, and the decoder is there
-(0.10 GB, and at most 0.40 made by it: together 0.57 instead of 0.61).
+led through its latents. Led to its target's pixels it takes no more: nothing is kept for a gradient, and the decoder
+takes 0.10 GB and makes 0.40 (0.57 with the encoder, instead of 0.61).
 """
 
 from __future__ import annotations

@@ -181,9 +181,10 @@ def accuracy(judge, data, device):
         found = torch.cat([part[head] for part in parts]).argmax(1).cpu()
         wanted = data[head] if head != "view" else data[head].argmax(1)
         asked = data[head] >= 0 if head != "view" else data[head].amax(1) > PURE
-        shares[head] = mean((found == wanted)[asked])
+        right = found == wanted
+        shares[head] = mean(right[asked])
         if head == "name":
-            shares |= {side: mean((found == wanted)[data["above"] == (side == "above")]) for side in ("above", "level")}
+            shares |= {"above": mean(right[data["above"]]), "level": mean(right[~data["above"]])}
     return shares
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from toybox import judge, metrics, prompts, shapes
+from toybox import judge, metrics, pictures, prompts, shapes
 from toybox.captions import Caption, parse
 from toybox.judge import HEADS, Judge, appearance, is_two_faced, judge_result, log_likelihood, rank, rivals
 from toybox.tracer import cameras, trace
@@ -174,7 +174,18 @@ def truths():
 
 def test_true_objects_fit_their_own_words_best(truths):
     missed = [text for text, answers in truths.items() if rank(parse(text), answers, CAPTIONS) > 1]
-    assert len(missed) <= 2, missed  # of 56
+    assert not missed
+
+
+def test_true_objects_are_known_from_above():
+    rng, missed = np.random.default_rng(12), []
+    for text in prompts.ALL:
+        solid = torch.from_numpy(shapes.build(parse(text), rng=rng))
+        images = torch.from_numpy(pictures.show(solid, rng.uniform(-180, 180, 1), rng.uniform(70, 85, 1), rng))
+        found = judge.load()(judge.resize(images.float() / 255))["name"]
+        if HEADS["name"][int(found.argmax())] != parse(text).name:
+            missed.append(text)
+    assert len(missed) <= 5, missed  # of 56; a cat or a dinosaur from above is a blob
 
 
 def test_true_objects_have_one_face_and_a_front_behind_makes_two(truths):
@@ -186,5 +197,5 @@ def test_true_objects_have_one_face_and_a_front_behind_makes_two(truths):
             turned["view"][azimuth == 180] = answers["view"][azimuth == 0]
             two_faced += [text] * is_two_faced(answers, azimuth)
             unseen += [text] * (not is_two_faced(turned, azimuth))
-    # of 42: a mug's front is a heart that a pattern hides, and some backs are plain
-    assert len(two_faced) <= 2 and len(unseen) <= 2, (two_faced, unseen)
+    assert not two_faced
+    assert unseen == ["a red spotted mug"]  # its front is a heart that a pattern hides
