@@ -66,8 +66,7 @@ def make_one(seed, index):
     """One random solid from VIEWS_OF_A_SOLID random cameras, as arrays with a row a picture."""
     rng, count = np.random.default_rng((seed, index)), VIEWS_OF_A_SOLID
     caption = pictures.random_caption(rng, held_out=True)
-    above = rng.random(count) < pictures.ABOVE_SHARE
-    elevation = 90 - np.where(above, rng.uniform(*pictures.ABOVE, count), rng.uniform(*pictures.POLAR, count))
+    elevation = pictures.random_elevation(rng, count)
     azimuth = rng.uniform(-180, 180, count)
     rig = cameras(azimuth, elevation, rng.uniform(*pictures.RADIUS, count), rng.uniform(*pictures.FOVY, count))
     buffers = trace(torch.from_numpy(shapes.build(caption, rng=rng)), rig, 2 * SIZE)
@@ -79,7 +78,11 @@ def make_one(seed, index):
     view = view_weights(torch.from_numpy(azimuth), torch.from_numpy(elevation), angle_front=90).float().numpy()
     row = {head: np.full(count, index) for head, index in row.items()}
     row["view"] = view * OBJECTS[caption.name].has_front  # 0: what has no front has no views
-    return {"layers": (layers * 255).round().to(torch.uint8).numpy(), "above": above, **row}
+    return {
+        "layers": (layers * 255).round().to(torch.uint8).numpy(),
+        "above": elevation > 90 - pictures.POLAR[0],
+        **row,
+    }
 
 
 def compose(layers, generator, *, harsh):

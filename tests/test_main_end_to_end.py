@@ -169,3 +169,20 @@ def test_ctrl_c_saves_and_the_same_command_finishes(prior, tmp_path):
     assert not missing(tmp_path, ["checkpoints/step_000150.pt", *RESULTS, *MESH])
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == list(range(10, 151, 10))
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, ("passive", "1000")),
+        ({"OMP_WAIT_POLICY": "active"}, ("active", "None")),
+        ({"GOMP_SPINCOUNT": "7"}, ("passive", "7")),
+    ],
+)
+def test_threads_wait_as_main_says_unless_the_user_does(given, expected):
+    code = "import main, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+    rest = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**rest, **given}, capture_output=True, text=True, check=True
+    )
+    assert tuple(done.stdout.split()) == expected

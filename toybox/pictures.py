@@ -98,8 +98,14 @@ def sample(rng: np.random.Generator, *, views: int = 3, held_out: bool = False) 
     caption = random_caption(rng, held_out=held_out)
     solid = torch.from_numpy(shapes.build(caption, rng=rng))
     azimuth = rng.uniform(-180 if OBJECTS[caption.name].one_sided else 0, 180, views)
-    polar = np.where(rng.random(views) < ABOVE_SHARE, rng.uniform(*ABOVE, views), rng.uniform(*POLAR, views))
-    return Pictures(show(solid, azimuth, 90 - polar, rng), np.full(views, str(caption)), azimuth, 90 - polar)
+    elevation = random_elevation(rng, views)
+    return Pictures(show(solid, azimuth, elevation, rng), np.full(views, str(caption)), azimuth, elevation)
+
+
+def random_elevation(rng: np.random.Generator, views: int) -> np.ndarray:
+    """Of cameras around the object and, ABOVE_SHARE of them, over it. [B] degrees"""
+    above = rng.random(views) < ABOVE_SHARE
+    return 90 - np.where(above, rng.uniform(*ABOVE, views), rng.uniform(*POLAR, views))
 
 
 def show(solid: Tensor, azimuth: np.ndarray, elevation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
