@@ -64,16 +64,20 @@ void share(int64_t tasks, const Work& work) {
   });
 }
 
-// Large pages: the gradient of a table is touched at random, and a page fault for each 4 kB of it costs more than its
-// zeros.
-inline void zero(Tensor& table) {
-  char* start = static_cast<char*>(table.mutable_data_ptr());
-  const int64_t bytes = table.numel() * static_cast<int64_t>(sizeof(float));
+// Asks for large pages where a new tensor has not been touched yet: a fault for each 4 kB costs more than filling them.
+inline void large_pages(Tensor& fresh) {
 #ifdef __linux__
-  const uintptr_t page = 2 << 20, begin = (reinterpret_cast<uintptr_t>(start) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(start) + bytes) / page * page;
+  const uintptr_t page = 2 << 20, start = reinterpret_cast<uintptr_t>(fresh.mutable_data_ptr());
+  const uintptr_t begin = (start + page - 1) / page * page;
+  const uintptr_t end = (start + fresh.numel() * fresh.element_size()) / page * page;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: it may fail
 #endif
+}
+
+inline void zero(Tensor& table) {
+  large_pages(table);
+  char* start = static_cast<char*>(table.mutable_data_ptr());
+  const int64_t bytes = table.numel() * static_cast<int64_t>(sizeof(float));
   const auto clear = [&](int64_t from, int64_t to) { std::memset(start + from, 0, to - from); };
   torch::stable::parallel_for(0, bytes, 1 << 18, clear);
 }

@@ -31,6 +31,7 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
   Tensor sigma = torch::stable::new_empty(s.x, {s.count});
   Tensor albedo = torch::stable::new_empty(s.x, {s.count, outputs - 1});
   Tensor saved = torch::stable::new_empty(s.x, {save ? layout.floats() : 0});
+  tadpole::large_pages(saved);
   float *sigmas = tadpole::data<float>(sigma), *albedos = tadpole::data<float>(albedo);
   float* encodings = tadpole::data<float>(saved);
   std::vector<std::unique_ptr<Room>> rooms(torch::stable::get_num_threads());

@@ -155,6 +155,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> field_query_rays(
   Tensor kept = new_empty(s.x, {layout.count}, tadpole::ScalarType::Long);
   Tensor sigma = new_empty(s.x, {layout.count}), albedo = new_empty(s.x, {layout.count, colours});
   Tensor saved = new_empty(s.x, {save ? layout.floats() : 0});
+  tadpole::large_pages(saved);
   int64_t* index = tadpole::data<int64_t>(kept);
   float *sigmas = tadpole::data<float>(sigma), *albedos = tadpole::data<float>(albedo);
   float* encodings = tadpole::data<float>(saved);

@@ -55,6 +55,7 @@ Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::op
   const Path path = choose_path(grid, x.size(1), rows.size(1));
   const Tensor table = readable_table(rows, path);
   Tensor output = torch::stable::new_empty(x, {x.size(0), grid.levels * table.size(1)});
+  tadpole::large_pages(output);
   const Problem p(grid, table.size(1), x, along, &table, nullptr, output);
   run(p, choose(p, path).encode, p.channels, &Points::store_features);
   return output;

@@ -44,11 +44,7 @@ HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
 }
 // The rows of two corners, neighbours in memory where `adjacent`: then one load has both. Loads and shuffles are faster
 // than gather instructions, by a tenth of the encoding along rays and more at random points.
-HOST_DEVICE void gather_two(const float* table, U low, U high, bool adjacent, F* a, F* b) {
-  alignas(64) uint32_t row[2][W];
-  std::memcpy(row[0], &low, sizeof(low));
-  std::memcpy(row[1], &high, sizeof(high));
-  asm("" : "+m"(row));  // or the compiler takes the rows out of the vectors one by one, which is slow
+HOST_DEVICE void gather_two(const float* table, const uint32_t (*row)[W], bool adjacent, F* a, F* b) {
   const auto both = [&](int i) {
     const float* first = table + 2 * static_cast<int64_t>(row[0][i]);
     if (adjacent) return _mm_loadu_ps(first);
@@ -143,17 +139,19 @@ struct Table {
       : start(static_cast<const char*>(p.embeddings)), type(p.type), row_bytes(type == ScalarType::Float ? 8 : 4) {
     start += row_bytes * level.offset;
   }
-  HOST_DEVICE void read(U row, F& a, F& b) const {
+  HOST_DEVICE void read(const uint32_t* rows, F& a, F& b) const {
+    U row;
+    std::memcpy(&row, rows, sizeof(row));
     if (type == ScalarType::Float) return gather(reinterpret_cast<const float*>(start), row, a, b);
     if (type == ScalarType::Half) return gather(reinterpret_cast<const Half*>(start), row, a, b);
     gather(reinterpret_cast<const BFloat16*>(start), row, a, b);
   }
-  HOST_DEVICE void read_two(U low, U high, bool adjacent, F* a, F* b) const {
+  HOST_DEVICE void read_two(const uint32_t (*rows)[W], bool adjacent, F* a, F* b) const {
 #if TADPOLE_LANES == 16
-    if (type == ScalarType::Float) return gather_two(reinterpret_cast<const float*>(start), low, high, adjacent, a, b);
+    if (type == ScalarType::Float) return gather_two(reinterpret_cast<const float*>(start), rows, adjacent, a, b);
 #endif
-    read(low, a[0], b[0]);
-    read(high, a[1], b[1]);
+    read(rows[0], a[0], b[0]);
+    read(rows[1], a[1], b[1]);
   }
 };
 
@@ -161,7 +159,7 @@ struct Table {
 struct Corners {
   Cell<3> cell;
   F direction[3];
-  U row[kCorners];
+  alignas(64) uint32_t row[kCorners][W];
 };
 
 // `Order` derivatives of the weights are wanted. The others are not stored: the ring of `each` is memory, and every
@@ -179,38 +177,30 @@ HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, co
     if (Order > 0) corners.cell.slope[d] = cell.slope[d];
     if (Order > 1) corners.cell.curve[d] = cell.curve[d];
   }
-  for (int k = 0; k < kCorners; ++k) corners.row[k] = corner_row<3>(level, cell, k);
-}
-
-// Rows that are neighbours along x are mostly in one cache line: every other corner will do.
-template <bool Write>
-HOST_DEVICE void prefetch(const Corners& corners, const char* table, int64_t row_bytes) {
-  for (int k = 0; k < kCorners; k += 2) {
-    alignas(64) uint32_t row[W];
-    std::memcpy(row, &corners.row[k], sizeof(row));
-    for (int i = 0; i < W; ++i) __builtin_prefetch(table + row_bytes * row[i], Write, 3);
+  for (int k = 0; k < kCorners; ++k) {
+    const U row = corner_row<3>(level, cell, k);
+    std::memcpy(corners.row[k], &row, sizeof(row));
   }
+  asm("" : "+m"(corners.row));  // or the compiler takes rows out of the vectors one by one, which is slow
 }
 
-// Calls use(corners, i) for the points i of a level in order, having found and prefetched their corners kAhead vectors
-// ago.
-template <bool Directional, int Order, bool Write, class Use>
+// Calls use(corners, i) for the points i of a level in order. Their corners are found kAhead vectors before, and what
+// `use` will read is prefetched: all rows, for one in eight that are neighbours along x begins another cache line, and
+// 2 floats of each point from `stream` on.
+template <bool Directional, int Order, class Use>
 HOST_DEVICE void each(const Grid& grid, const Level& level, const Columns& points, int64_t begin, int64_t end,
-                      const char* table, int64_t row_bytes, const Use& use) {
+                      const char* table, int64_t row_bytes, const float* stream, const Use& use) {
   Corners ring[kAhead];
   const bool far = level.size * row_bytes > kCacheBytes;
-  const int64_t ahead = far ? kAhead * W : 0;
-  for (int64_t i = begin; i < end + ahead; i += W) {
+  for (int64_t i = begin; i < end + kAhead * W; i += W) {
     Corners& slot = ring[i / W % kAhead];
-    if (far && i >= begin + ahead) use(slot, i - ahead);
-    if (i < end) {
-      find<Directional, Order>(slot, grid, level, points, i);
-      if (far) {
-        prefetch<Write>(slot, table, row_bytes);
-      } else {
-        use(slot, i);
-      }
+    if (i >= begin + kAhead * W) use(slot, i - kAhead * W);
+    if (i >= end) continue;
+    find<Directional, Order>(slot, grid, level, points, i);
+    for (int k = 0; far && k < kCorners; ++k) {
+      for (int j = 0; j < W; ++j) __builtin_prefetch(table + row_bytes * slot.row[k][j]);
     }
+    for (int j = 0; j < 2 * W; j += 16) __builtin_prefetch(stream + 2 * i + j);
   }
 }
 
@@ -220,13 +210,13 @@ void encode(const Problem& p, const Columns& points, int l, int64_t begin, int64
   const Table table(p, level);
   const bool adjacent = !level.hash && level.mask == ~0u;  // of corners along x, whose nodes are stored one by one
   float* result = points.result + 2 * l * points.row;
-  each<Directional, Directional, false>(p.grid, level, points, begin, end, table.start, table.row_bytes,
+  each<Directional, Directional>(p.grid, level, points, begin, end, table.start, table.row_bytes, result,
                                         [&](const Corners& corners, int64_t i) {
                                           F weight[kCorners], sum[2] = {};
                                           corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
                                           for (int k = 0; k < kCorners; k += 2) {
                                             F a[2], b[2];
-                                            table.read_two(corners.row[k], corners.row[k + 1], adjacent, a, b);
+                                            table.read_two(corners.row + k, adjacent, a, b);
                                             sum[0] += weight[k] * a[0] + weight[k + 1] * a[1];
                                             sum[1] += weight[k] * b[0] + weight[k + 1] * b[1];
                                           }
@@ -240,8 +230,8 @@ void input_gradient(const Problem& p, const Columns& points, int l, int64_t begi
   const Table table(p, level);
   const float* gradient = points.gradient + 2 * l * points.row;
   float* result = points.result + 3 * l * points.row;
-  each<Directional, 1 + Directional, false>(
-      p.grid, level, points, begin, end, table.start, table.row_bytes, [&](const Corners& corners, int64_t i) {
+  each<Directional, 1 + Directional>(
+      p.grid, level, points, begin, end, table.start, table.row_bytes, gradient, [&](const Corners& corners, int64_t i) {
         F g[2], dot[kCorners];
         deinterleave(gradient + 2 * i, g[0], g[1]);
         for (int k = 0; k < kCorners; ++k) {
@@ -263,22 +253,20 @@ void embedding_gradient(const Problem& p, const Columns& points, int l, int64_t 
   const Level& level = p.grid.level[l];
   float* table = p.output + 2 * static_cast<int64_t>(level.offset);
   const float* gradient = points.gradient + 2 * l * points.row;
-  each<Directional, Directional, true>(
-      p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8,
+  each<Directional, Directional>(
+      p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8, gradient,
       [&](const Corners& corners, int64_t i) {
         F g[2], weight[kCorners];
         deinterleave(gradient + 2 * i, g[0], g[1]);
         corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
-        alignas(64) uint32_t row[kCorners][W];
         alignas(64) float pair[kCorners][2 * W];
         for (int k = 0; k < kCorners; ++k) {
           interleave(pair[k], weight[k] * g[0], weight[k] * g[1]);
-          std::memcpy(row[k], &corners.row[k], sizeof(row[k]));
         }
         for (int j = 0; j < W; ++j) {
           for (int k = 0; k < kCorners; ++k) {
             // One 8-byte read, add and write: lanes may share a row, so they take turns.
-            double* to = reinterpret_cast<double*>(table + 2 * static_cast<int64_t>(row[k][j]));
+            double* to = reinterpret_cast<double*>(table + 2 * static_cast<int64_t>(corners.row[k][j]));
             const __m128 value = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(pair[k] + 2 * j)));
             _mm_store_sd(to, _mm_castps_pd(_mm_add_ps(_mm_castpd_ps(_mm_load_sd(to)), value)));
           }
