@@ -31,6 +31,14 @@ HOST_DEVICE F load(const float* p) {
 
 #include "gridencoder/csrc/cell.h"
 
+// A row out of memory, by a load of its own: the compiler would load several into a vector and take them out of there
+// one by one, which is slow.
+HOST_DEVICE int64_t single(const uint32_t& row) {
+  uint32_t copy = row;
+  asm("" : "+r"(copy));
+  return copy;
+}
+
 // The two channels of W rows.
 #if TADPOLE_LANES == 16
 HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
@@ -46,10 +54,10 @@ HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
 // than gather instructions, by a tenth of the encoding along rays and more at random points.
 HOST_DEVICE void gather_two(const float* table, const uint32_t (*row)[W], bool adjacent, F* a, F* b) {
   const auto both = [&](int i) {
-    const float* first = table + 2 * static_cast<int64_t>(row[0][i]);
+    const float* first = table + 2 * single(row[0][i]);
     if (adjacent) return _mm_loadu_ps(first);
     const __m128 half = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(first)));
-    return _mm_loadh_pi(half, reinterpret_cast<const __m64*>(table + 2 * static_cast<int64_t>(row[1][i])));
+    return _mm_loadh_pi(half, reinterpret_cast<const __m64*>(table + 2 * single(row[1][i])));
   };
   __m512 quad[4];  // a b a b of the points i, i + 4, i + 8, i + 12
   for (int i = 0; i < 4; ++i) {
