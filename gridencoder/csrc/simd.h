@@ -92,6 +92,17 @@ HOST_DEVICE void interleave(float* to, F a, F b) {
   _mm512_storeu_ps(to, _mm512_permutex2var_ps((__m512)a, low, (__m512)b));
   _mm512_storeu_ps(to + 16, _mm512_permutex2var_ps((__m512)a, high, (__m512)b));
 }
+// a0 b0 a1 b1 of point i from to + i % 4 * W + i / 4 * 4 on.
+HOST_DEVICE void interleave_two(float* to, F a0, F b0, F a1, F b1) {
+  const __m512d first_low = _mm512_castps_pd(_mm512_unpacklo_ps((__m512)a0, (__m512)b0));
+  const __m512d first_high = _mm512_castps_pd(_mm512_unpackhi_ps((__m512)a0, (__m512)b0));
+  const __m512d second_low = _mm512_castps_pd(_mm512_unpacklo_ps((__m512)a1, (__m512)b1));
+  const __m512d second_high = _mm512_castps_pd(_mm512_unpackhi_ps((__m512)a1, (__m512)b1));
+  _mm512_store_pd(to, _mm512_unpacklo_pd(first_low, second_low));
+  _mm512_store_pd(to + W, _mm512_unpackhi_pd(first_low, second_low));
+  _mm512_store_pd(to + 2 * W, _mm512_unpacklo_pd(first_high, second_high));
+  _mm512_store_pd(to + 3 * W, _mm512_unpackhi_pd(first_high, second_high));
+}
 HOST_DEVICE void deinterleave(const float* from, F& a, F& b) {
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
@@ -132,6 +143,16 @@ HOST_DEVICE void interleave(float* to, F a, F b) {
   _mm256_storeu_ps(to, _mm256_permute2f128_ps(low, high, 0x20));
   _mm256_storeu_ps(to + 8, _mm256_permute2f128_ps(low, high, 0x31));
 }
+HOST_DEVICE void interleave_two(float* to, F a0, F b0, F a1, F b1) {
+  const __m256d first_low = _mm256_castps_pd(_mm256_unpacklo_ps((__m256)a0, (__m256)b0));
+  const __m256d first_high = _mm256_castps_pd(_mm256_unpackhi_ps((__m256)a0, (__m256)b0));
+  const __m256d second_low = _mm256_castps_pd(_mm256_unpacklo_ps((__m256)a1, (__m256)b1));
+  const __m256d second_high = _mm256_castps_pd(_mm256_unpackhi_ps((__m256)a1, (__m256)b1));
+  _mm256_store_pd(reinterpret_cast<double*>(to), _mm256_unpacklo_pd(first_low, second_low));
+  _mm256_store_pd(reinterpret_cast<double*>(to + W), _mm256_unpackhi_pd(first_low, second_low));
+  _mm256_store_pd(reinterpret_cast<double*>(to + 2 * W), _mm256_unpacklo_pd(first_high, second_high));
+  _mm256_store_pd(reinterpret_cast<double*>(to + 3 * W), _mm256_unpackhi_pd(first_high, second_high));
+}
 HOST_DEVICE void deinterleave(const float* from, F& a, F& b) {
   unzip(_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8), a, b);
 }
@@ -162,6 +183,9 @@ struct Table {
     read(rows[1], a[1], b[1]);
   }
 };
+
+// Whether the rows of two corners along x are neighbours: whether nodes are stored one by one.
+HOST_DEVICE bool neighbours_along_x(const Level& level) { return !level.hash && level.mask == ~0u; }
 
 // W points of one level: where their corners are, and what their weights need.
 struct Corners {
@@ -216,7 +240,7 @@ template <bool Directional>
 void encode(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
-  const bool adjacent = !level.hash && level.mask == ~0u;  // of corners along x, whose nodes are stored one by one
+  const bool adjacent = neighbours_along_x(level);
   float* result = points.result + 2 * l * points.row;
   each<Directional, Directional>(p.grid, level, points, begin, end, table.start, table.row_bytes, result,
                                         [&](const Corners& corners, int64_t i) {
@@ -256,27 +280,39 @@ void input_gradient(const Problem& p, const Columns& points, int l, int64_t begi
       });
 }
 
+HOST_DEVICE void add_pair(float* to, __m128 value) {
+  double* both = reinterpret_cast<double*>(to);
+  _mm_store_sd(both, _mm_castps_pd(_mm_add_ps(_mm_castpd_ps(_mm_load_sd(both)), value)));
+}
+
 template <bool Directional>
 void embedding_gradient(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   float* table = p.output + 2 * static_cast<int64_t>(level.offset);
   const float* gradient = points.gradient + 2 * l * points.row;
+  const bool adjacent = neighbours_along_x(level);
   each<Directional, Directional>(
       p.grid, level, points, begin, end, reinterpret_cast<const char*>(table), 8, gradient,
       [&](const Corners& corners, int64_t i) {
         F g[2], weight[kCorners];
         deinterleave(gradient + 2 * i, g[0], g[1]);
         corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
-        alignas(64) float pair[kCorners][2 * W];
-        for (int k = 0; k < kCorners; ++k) {
-          interleave(pair[k], weight[k] * g[0], weight[k] * g[1]);
+        alignas(64) float change[kCorners / 2][4 * W];
+        for (int k = 0; k < kCorners; k += 2) {
+          interleave_two(change[k / 2], weight[k] * g[0], weight[k] * g[1], weight[k + 1] * g[0], weight[k + 1] * g[1]);
         }
+        // One read, add and write of both channels: lanes may share a row, so they take turns.
         for (int j = 0; j < W; ++j) {
-          for (int k = 0; k < kCorners; ++k) {
-            // One 8-byte read, add and write: lanes may share a row, so they take turns.
-            double* to = reinterpret_cast<double*>(table + 2 * static_cast<int64_t>(corners.row[k][j]));
-            const __m128 value = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(pair[k] + 2 * j)));
-            _mm_store_sd(to, _mm_castps_pd(_mm_add_ps(_mm_castpd_ps(_mm_load_sd(to)), value)));
+          const int place = j % 4 * W + j / 4 * 4;  // as interleave_two leaves it
+          for (int k = 0; k < kCorners; k += 2) {
+            const __m128 value = _mm_load_ps(change[k / 2] + place);
+            float* to = table + 2 * static_cast<int64_t>(corners.row[k][j]);
+            if (adjacent) {
+              _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), value));
+            } else {
+              add_pair(to, value);
+              add_pair(table + 2 * static_cast<int64_t>(corners.row[k + 1][j]), _mm_movehl_ps(value, value));
+            }
           }
         }
       });
