@@ -144,12 +144,14 @@ def inference_march(origins: Tensor, directions: Tensor, bits: Tensor, near: Ten
 
 
 def run_cases(part: str, device: torch.device) -> Iterator[Case]:
-    """A part of a run, the diffusion model left out: with Toybox's preset and with main.py's defaults.
+    """A part of a run, the diffusion model left out: with Toybox's preset, main.py's defaults, and -O where that is bf16.
 
     Args:
         part: step (render with gradients, backward, optimiser), render (a turntable's frame), export (the surface).
     """
-    for name, preset in (("toybox", PRESETS["toybox"]), ("defaults", {})):
+    for name, preset in (("toybox", PRESETS["toybox"]), ("defaults", {}), ("-O", PRESETS["O"])):
+        if name == "-O" and build.build_precision(Config().updated(preset), device) != "bf16":
+            continue  # the defaults again
         config = Config().updated(preset)
         renderer = build.build_renderer(config, device)
         renderer.update(0)
@@ -177,7 +179,7 @@ def step(config: Config, renderer: Renderer, device: torch.device) -> tuple[str,
 
 
 def render(config: Config, renderer: Renderer, device: torch.device) -> tuple[str, Callable[[], Tensor]]:
-    side = config.results.video_size
+    side = PRESETS["toybox"]["video_size"]  # of one of 512, the default, plain torch takes minutes
     cameras = around(1, side, device)
     call = lambda: renderer.render(cameras, Shading(), background=torch.ones(3, device=device), need_normals=True).rgb  # noqa: E731
     return f"{side}^2 pixels and normals", call

@@ -88,16 +88,20 @@ struct Points : Columns {
 
   // Encodings: [active, row, C] -> [N, L * C]
   void store_features(const Problem& p, int64_t first, int64_t begin, int64_t end) const {
-    const int64_t D = p.dimensions, C = p.channels, features = p.grid.levels * C;
-    for (int64_t i = begin; i < end; ++i) {
-      const float* from = result + i * C;
-      float* to = p.output + (first + i) * features;
-      const int64_t filled = inside(p.inputs + (first + i) * D, static_cast<int>(D)) ? p.grid.active : 0;
-      for (int64_t l = 0; l < filled; ++l, from += row * C) {
-        for (int64_t c = 0; c < C; ++c) to[l * C + c] = from[c];
+    const auto store = [&](const auto C) {
+      const int64_t D = p.dimensions, features = p.grid.levels * C;
+      for (int64_t i = begin; i < end; ++i) {
+        const float* from = result + i * C;
+        float* to = p.output + (first + i) * features;
+        const int64_t filled = inside(p.inputs + (first + i) * D, static_cast<int>(D)) ? p.grid.active : 0;
+        for (int64_t l = 0; l < filled; ++l, from += row * C) {
+          for (int64_t c = 0; c < C; ++c) to[l * C + c] = from[c];
+        }
+        std::memset(to + filled * C, 0, (features - filled * C) * sizeof(float));
       }
-      std::memset(to + filled * C, 0, (features - filled * C) * sizeof(float));
-    }
+    };
+    if (p.channels == 2) return store(Int<2>{});  // a constant: both are copied as one
+    store(p.channels);
   }
 
   // Input gradients, summed over the levels: [active, D, row] -> [N, D]
