@@ -16,7 +16,7 @@ def native():
 
 
 @pytest.mark.parametrize("gridtype,interpolation", [("hash", "smoothstep"), ("hash", "linear"), ("tiled", "linear")])
-@pytest.mark.parametrize("levels", [1, 8, 16])
+@pytest.mark.parametrize("levels", [1, 8, 11, 16])
 def test_field_and_its_gradients_match_reference(path, levels, gridtype, interpolation):
     case, x = Case(levels, gridtype=gridtype, interpolation=interpolation), points(300)
     assert_near(case.derivatives(case.query, x), case.derivatives(case.reference, x))
