@@ -95,6 +95,7 @@ def measure(case: Case, rounds: int, device: torch.device, limits: Roofline | No
         for _ in range(rounds):
             for side, (mode, run) in runs.items():
                 extension.set_mode(mode)
+                run()  # the caches and the memory that the other side has left are not what a training meets
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
                 times[side].append(timed(run, repeats[side], device))
