@@ -144,7 +144,7 @@ def inference_march(origins: Tensor, directions: Tensor, bits: Tensor, near: Ten
 
 
 def run_cases(part: str, device: torch.device) -> Iterator[Case]:
-    """A part of a run, the diffusion model left out: with Toybox's preset, main.py's defaults, and -O where that is bf16.
+    """A part of a run, the diffusion model left out: Toybox's preset, the defaults, and -O where that is bf16.
 
     Args:
         part: step (render with gradients, backward, optimiser), render (a turntable's frame), export (the surface).

@@ -65,8 +65,8 @@ def main():
             [pair for pair, held in zip(asked, held_out, strict=True) if held],
             {head: part[held_out] for head, part in answers.items()},
         ),
-        "objects": objects(asked, answers),
-        "truth": {"all": shares(asked, true), "objects": objects(asked, true)},
+        "details": details(asked, answers),
+        "truth": {"all": shares(asked, true), "details": details(asked, true)},
         "autoencoder_psnr": round(autoencoder_psnr(pipeline.vae, options), 2),
         "megabytes": round(sum(path.stat().st_size for path in options.prior.rglob("*") if path.is_file()) / 1e6, 2),
     }
@@ -119,15 +119,13 @@ def show(asked, seed: int) -> dict[str, Tensor]:
 def shares(asked: list[tuple[Caption, str]], answers: dict[str, Tensor]) -> dict[str, float | None]:
     """Share of right answers by head, of the samples that were asked for one; None: there are none.
 
-    `view` counts objects with a front. `nothing_else`: no pattern, nothing worn and no support that was not asked for.
+    `nothing_else`: no pattern, nothing worn and no support that was not asked for.
     `r_precision`: the caption fits its picture better than every other prompt and its own near variants.
     """
-    found = {head: [HEADS[head][i] for i in part.argmax(1).tolist()] for head, part in answers.items()}
-    said = {head: [getattr(caption, head) for caption, _ in asked] for head in HEADS if head != "view"}
-    said["view"] = [view if OBJECTS[caption.name].has_front else None for caption, view in asked]
+    found, said = seen(answers), wanted_words(asked)
     result = {
-        head: _mean(seen == word for seen, word in zip(found[head], words, strict=True) if word)
-        for head, words in said.items()
+        head: _mean(word == wish for word, wish in zip(found[head], wishes, strict=True) if wish)
+        for head, wishes in said.items()
     }
     result["nothing_else"] = _mean(
         all(found[head][i] == NONE or said[head][i] for head in ("pattern", "worn", "support"))
@@ -139,15 +137,34 @@ def shares(asked: list[tuple[Caption, str]], answers: dict[str, Tensor]) -> dict
     return result
 
 
-def objects(asked: list[tuple[Caption, str]], answers: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Share of the samples that show the right object, by the view that was asked for and by object, worst first."""
-    by_view, by_object = defaultdict(list), defaultdict(list)
-    for (caption, view), seen in zip(asked, answers["name"].argmax(1).tolist(), strict=True):
-        right = HEADS["name"][seen] == caption.name
-        by_view[view].append(right)
-        by_object[caption.name].append(right)
-    worst_first = lambda hits: dict(sorted(((key, _mean(hit)) for key, hit in hits.items()), key=itemgetter(1, 0)))  # noqa: E731
-    return {"by_view": worst_first(by_view), "by_object": worst_first(by_object)}
+def details(asked: list[tuple[Caption, str]], answers: dict[str, Tensor]) -> dict[str, dict[str, dict[str, float]]]:
+    """Shares of right answers about the object, what it wears and the view: by view and by object, worst first."""
+    found, said = seen(answers), wanted_words(asked)
+    result = {}
+    for head in ("name", "worn", "view"):
+        by_view, by_object = defaultdict(list), defaultdict(list)
+        for (caption, view), word, wish in zip(asked, found[head], said[head], strict=True):
+            if wish:
+                by_view[view].append(word == wish)
+                by_object[caption.name].append(word == wish)
+        result[head] = {"by_view": _worst_first(by_view), "by_object": _worst_first(by_object)}
+    return result
+
+
+def _worst_first(hits: dict[str, list[bool]]) -> dict[str, float]:
+    return dict(sorted(((key, _mean(hit)) for key, hit in hits.items()), key=itemgetter(1, 0)))
+
+
+def seen(answers: dict[str, Tensor]) -> dict[str, list[str]]:
+    """The judge's words."""
+    return {head: [HEADS[head][i] for i in part.argmax(1).tolist()] for head, part in answers.items()}
+
+
+def wanted_words(asked: list[tuple[Caption, str]]) -> dict[str, list[str | None]]:
+    """What it should say; None where it is not asked. Of the view, only about objects that have a front."""
+    said = {head: [getattr(caption, head) for caption, _ in asked] for head in HEADS if head != "view"}
+    said["view"] = [view if OBJECTS[caption.name].has_front else None for caption, view in asked]
+    return said
 
 
 def _mean(values) -> float | None:

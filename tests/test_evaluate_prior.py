@@ -38,14 +38,17 @@ def test_every_prompt_is_asked_from_every_view_equally_often(script):
     assert set(counts.values()) == {2, 3}
 
 
-def test_objects_are_counted_by_view_and_by_word_the_worst_first(script):
-    asked = [(parse(text), view) for text, view in (("a cat", "back"), ("a dog", "back"), ("a red cat", "front"))]
-    parts = [says(name="cat"), says(name="cat"), says(name="cat")]
-    found = script.objects(asked, {head: torch.cat([part[head] for part in parts]) for head in HEADS})
-    assert [list(part.items()) for part in found.values()] == [
-        [("back", 0.5), ("front", 1.0)],
-        [("dog", 0.0), ("cat", 1.0)],
-    ]
+def test_answers_are_counted_by_view_and_by_object_the_worst_first(script):
+    texts = ("a cat", "back"), ("a dog wearing a hat", "back"), ("a red cat", "front"), ("a mushroom", "front")
+    asked = [(parse(text), view) for text, view in texts]
+    parts = [says(name="cat", view="back"), *[says(name="cat", view="front")] * 2, says(name="mushroom")]
+    found = script.details(asked, {head: torch.cat([part[head] for part in parts]) for head in HEADS})
+    pairs = {head: [list(shares.items()) for shares in part.values()] for head, part in found.items()}
+    assert pairs == {
+        "name": [[("back", 0.5), ("front", 1.0)], [("dog", 0.0), ("cat", 1.0), ("mushroom", 1.0)]],
+        "worn": [[("back", 0.0)], [("dog", 0.0)]],
+        "view": [[("back", 0.5), ("front", 1.0)], [("dog", 0.0), ("cat", 1.0)]],  # a mushroom has no front
+    }
 
 
 def test_shares_count_the_samples_that_were_asked_for_a_word(script):
