@@ -6,16 +6,12 @@ python main.py --help
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-# How OpenMP's threads wait for the next operator; read when torch is imported. Asleep, they wake too late for operators
-# of 20 us: a step of a frog takes 73 ms on two cores instead of 55. Spinning until there is work (3 ms, GNU's default),
-# they keep a core from whoever has some: two runs side by side took 228 ms a step, and 113 with 10 us (89 asleep).
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # asleep
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's: after 10 us
+from common.openmp import wait_briefly
+
+wait_briefly()
 
 from nerf import checkpoint, cli  # noqa: E402
 from nerf.preflight import preflight  # noqa: E402

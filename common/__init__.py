@@ -1,1 +1,1 @@
-"""What all extension folders share: the C++ header and the checks of the tools that compile them."""
+"""What all extension folders share: the C++ headers, the checks of the tools that compile them, how threads wait."""

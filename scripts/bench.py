@@ -27,11 +27,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 
+from common.openmp import wait_briefly  # noqa: E402
+
+wait_briefly()  # as in a run
+
+import torch  # noqa: E402
 from benchcases import GROUPS, Case  # noqa: E402
 from benchsd import sd_cases  # noqa: E402
 
