@@ -217,8 +217,8 @@ HOST_DEVICE void find(Corners& corners, const Grid& grid, const Level& level, co
 }
 
 // Calls use(corners, i) for the points i of a level in order. Their corners are found kAhead vectors before, and what
-// `use` will read is prefetched: all rows, for one in eight that are neighbours along x begins another cache line, and
-// 2 floats of each point from `stream` on.
+// `use` will read or write is prefetched: 2 floats of each point from `stream` on, and of large tables all rows, for of
+// neighbours along x the second begins another cache line one time in eight.
 template <bool Directional, int Order, class Use>
 HOST_DEVICE void each(const Grid& grid, const Level& level, const Columns& points, int64_t begin, int64_t end,
                       const char* table, int64_t row_bytes, const float* stream, const Use& use) {
@@ -242,18 +242,18 @@ void encode(const Problem& p, const Columns& points, int l, int64_t begin, int64
   const Table table(p, level);
   const bool adjacent = neighbours_along_x(level);
   float* result = points.result + 2 * l * points.row;
-  each<Directional, Directional>(p.grid, level, points, begin, end, table.start, table.row_bytes, result,
-                                        [&](const Corners& corners, int64_t i) {
-                                          F weight[kCorners], sum[2] = {};
-                                          corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
-                                          for (int k = 0; k < kCorners; k += 2) {
-                                            F a[2], b[2];
-                                            table.read_two(corners.row + k, adjacent, a, b);
-                                            sum[0] += weight[k] * a[0] + weight[k + 1] * a[1];
-                                            sum[1] += weight[k] * b[0] + weight[k + 1] * b[1];
-                                          }
-                                          interleave(result + 2 * i, sum[0], sum[1]);
-                                        });
+  each<Directional, Directional>(
+      p.grid, level, points, begin, end, table.start, table.row_bytes, result, [&](const Corners& corners, int64_t i) {
+        F weight[kCorners], sum[2] = {};
+        corner_weights<3, Directional>(corners.cell, corners.direction, -1, weight);
+        for (int k = 0; k < kCorners; k += 2) {
+          F a[2], b[2];
+          table.read_two(corners.row + k, adjacent, a, b);
+          sum[0] += weight[k] * a[0] + weight[k + 1] * a[1];
+          sum[1] += weight[k] * b[0] + weight[k + 1] * b[1];
+        }
+        interleave(result + 2 * i, sum[0], sum[1]);
+      });
 }
 
 template <bool Directional>
@@ -263,7 +263,8 @@ void input_gradient(const Problem& p, const Columns& points, int l, int64_t begi
   const float* gradient = points.gradient + 2 * l * points.row;
   float* result = points.result + 3 * l * points.row;
   each<Directional, 1 + Directional>(
-      p.grid, level, points, begin, end, table.start, table.row_bytes, gradient, [&](const Corners& corners, int64_t i) {
+      p.grid, level, points, begin, end, table.start, table.row_bytes, gradient,
+      [&](const Corners& corners, int64_t i) {
         F g[2], dot[kCorners];
         deinterleave(gradient + 2 * i, g[0], g[1]);
         for (int k = 0; k < kCorners; ++k) {
