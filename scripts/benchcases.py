@@ -150,9 +150,9 @@ def run_cases(part: str, device: torch.device) -> Iterator[Case]:
         part: step (render with gradients, backward, optimiser), render (a turntable's frame), export (the surface).
     """
     for name, preset in (("toybox", PRESETS["toybox"]), ("defaults", {}), ("-O", PRESETS["O"])):
-        if name == "-O" and build.build_precision(Config().updated(preset), device) != "bf16":
-            continue  # the defaults again
         config = Config().updated(preset)
+        if config.training.fp16 and build.build_precision(config, device) == "fp32":
+            continue  # the defaults again
         renderer = build.build_renderer(config, device)
         renderer.update(0)
         size, call = PARTS[part](config, renderer, device)
