@@ -61,7 +61,7 @@ class RunConfig:
     seed: int = opt(0, "every random number of a run follows from it", low=0, high=2**63 - 1)
     ckpt: str = opt("latest", "latest, scratch (start anew, keep the old run aside), best, latest_model, or a file")
     test: bool = opt(False, "render the turntable of a trained run instead of training")
-    six_views: bool = opt(False, "render front, right, back, left, top and bottom of a trained run")
+    six_views: bool = opt(False, "render front, left, back, right, top and bottom of a trained run")
     file: str | None = opt(None, "read options from this file; the command line wins over it", kind=str, metavar="PATH")
     O: bool = opt(False, "preset: --fp16 --cuda_ray", flag="-O")  # noqa: E741  (the option's name)
     O2: bool = opt(False, "preset: --fp16 --backbone vanilla --progressive_level", flag="-O2")
