@@ -116,9 +116,10 @@ def rabbit(rng, colour):
     s.ellipsoid((0, -0.22, 0.08), (0.16, 0.18, 0.16), light)
     s.ellipsoid((0, 0.09, 0.08), (r, 0.21, 0.21), colour)
     for x in SIDES:
-        turn = rotate_z(-x * 12)
-        s.ellipsoid((x * 0.15, 0.23 + ear, 0.02), (0.095, ear, 0.07), colour, rotation=turn)
-        s.ellipsoid((x * 0.15, 0.22 + ear, 0.06), (0.058, ear * 0.75, 0.048), PINK, rotation=turn)
+        turn = rotate_z(-x * 36) @ rotate_x(-14)  # apart and back, so that a hat shows between them
+        middle = turn @ (0, ear, 0) + (x * 0.13, 0.19, -0.02)
+        s.ellipsoid(middle, (0.095, ear, 0.07), colour, rotation=turn)
+        s.ellipsoid(middle + turn @ (0, 0, 0.04), (0.058, ear * 0.75, 0.048), PINK, rotation=turn)
         s.ellipsoid((x * 0.055, 0.01, 0.25), (0.075, 0.06, 0.06), light)
         s.ellipsoid((x * 0.21, -0.36, -0.04), (0.12, 0.16, 0.2), colour)
         s.ellipsoid((x * 0.17, -0.47, 0.16), (0.095, 0.065, 0.2), colour)
