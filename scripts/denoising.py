@@ -13,9 +13,11 @@ from training import autocast
 from guidance.prompts import SIDED_WORDS, view_weights
 from toybox import architecture
 from toybox.captions import parse
+from toybox.words import OBJECTS
 
 DROP_ALL, DROP_VIEW, ONE_VIEW = 0.1, 0.1, 0.1  # captions: none, no view word, only the nearest view word; else blended
 WORN_TIMES, SUPPORT_TIMES = 3.0, 1.5  # how much more often a picture is drawn that says one: few do
+FACED_TIMES = 1.5  # ... that looks at a front or a back: the two are taken for each other, sides never are
 UNSEEN, UNSEEN_SHARE = 512, 64  # pictures of the last solids, one in 64, are kept back to measure on
 
 
@@ -33,7 +35,9 @@ class Captions:
         self.views = view_weights(azimuth, elevation, angle_front=90, sided=True).float()
         said = [parse(phrase) for phrase in phrases.tolist()]
         times = [WORN_TIMES ** bool(one.worn) * SUPPORT_TIMES ** bool(one.support) for one in said]
-        self.chances = torch.tensor(times)[index]
+        has_front = torch.tensor([OBJECTS[one.name].has_front for one in said])
+        ends = self.views[:, [SIDED_WORDS.index(word) for word in ("front view", "back view")]].amax(1)
+        self.chances = torch.tensor(times)[index] * torch.where(has_front[index] & (ends > 0.5), FACED_TIMES, 1.0)
         self.unseen = len(index) - len(index) // UNSEEN_SHARE - 1  # the first of those kept back
 
     def pick(self, count, generator):

@@ -52,18 +52,25 @@ def texts(captions):
     return [phrase + suffix for phrase in phrases for suffix in ("", *(f", {word}" for word in SIDED_WORDS))] + [""]
 
 
+def drawn(script, texts, azimuth):
+    """How often each picture but the last, which is kept back, is drawn."""
+    azimuth = np.asarray(azimuth, float)
+    data = SimpleNamespace(captions=np.array(texts), azimuth=azimuth, elevation=np.zeros(len(texts)))
+    picks = script.Captions(architecture.build_tokenizer(), data).pick(10_000, torch.Generator().manual_seed(0))
+    return picks.bincount(minlength=len(texts)) / 10_000
+
+
 def test_what_few_pictures_say_is_drawn_more_often_and_what_is_kept_back_never(script):
-    data = SimpleNamespace(
-        captions=np.array(
-            ["a frog", "a cat wearing a hat", "a car on a box", "a cat wearing a hat on a box", "a frog"]
-        ),
-        azimuth=np.zeros(5),
-        elevation=np.zeros(5),
-    )
-    captions = script.Captions(architecture.build_tokenizer(), data)
-    drawn = captions.pick(10_000, torch.Generator().manual_seed(0)).bincount(minlength=5) / 10_000
+    texts = ["a frog", "a cat wearing a hat", "a car on a box", "a cat wearing a hat on a box", "a frog"]
     expected = torch.tensor([1, script.WORN_TIMES, script.SUPPORT_TIMES, script.WORN_TIMES * script.SUPPORT_TIMES, 0])
-    assert torch.allclose(drawn, expected / expected.sum(), atol=0.02)
+    assert torch.allclose(drawn(script, texts, [90] * 5), expected / expected.sum(), atol=0.02)
+
+
+def test_fronts_and_backs_are_drawn_more_often_of_what_has_them(script):
+    texts = ["a frog", "a frog", "a frog", "a frog", "a tree", "a tree", "a frog"]
+    expected = torch.tensor([script.FACED_TIMES, script.FACED_TIMES, 1, 1, 1, 1, 0])
+    shares = drawn(script, texts, [0, 180, 90, 50, 0, 90, 0])
+    assert torch.allclose(shares, expected / expected.sum(), atol=0.02)
 
 
 def test_what_the_words_are_worth_is_measured_on_pictures_kept_back(script):
