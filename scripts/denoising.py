@@ -62,13 +62,17 @@ class Captions:
         return self.ids[used], blend
 
 
-def velocity_errors(model, z, noise, t, alphas, ids, weights):
-    """Mean squared errors of v (arXiv:2202.00512, section 4) of latents z [B, 8, 16, 16] at timesteps t [B]. [B]"""
-    a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+def errors(model, scheduler, z, noise, t, ids, weights):
+    """Mean squared errors of what the scheduler has predicted: v (arXiv:2202.00512, section 4), or the noise. [B]
+
+    Args: z, noise: latents [B, C, 16, 16]; t: timesteps [B]; ids [U, L] and weights [B, U]: from `Captions.blend`.
+    """
+    v = scheduler.config.prediction_type == "v_prediction"
     with autocast(z.device.type):
         words = torch.einsum("bu,uld->bld", weights, model["text_encoder"](ids)[0].float())
-        v = model["unet"](a * z + s * noise, t, encoder_hidden_states=words).sample.float()
-    return (v - (a * noise - s * z)).square().mean((1, 2, 3))
+        found = model["unet"](scheduler.add_noise(z, noise, t), t, encoder_hidden_states=words).sample.float()
+    wanted = scheduler.get_velocity(z, noise, t) if v else noise
+    return (found - wanted).square().mean((1, 2, 3))
 
 
 class Unseen:
@@ -77,7 +81,7 @@ class Unseen:
     The loss of the training says nothing: most of it lies at small t, and falls while large t forgets its words.
     """
 
-    def __init__(self, captions, latents, alphas, batch=64):
+    def __init__(self, captions, latents, scheduler, batch=64):
         generator, device = torch.Generator().manual_seed(0), latents.device
         kept = torch.arange(captions.unseen, len(latents))
         pick = kept[torch.randperm(len(kept), generator=generator)[:UNSEEN]]
@@ -85,7 +89,7 @@ class Unseen:
         t = ((torch.arange(len(pick)) + 0.5) * architecture.TIMESTEPS / len(pick)).long().to(device)
         ids, weights = (part.to(device) for part in captions.blend(pick, generator))
         nothing = captions.ids[captions.empty][None].to(device), torch.ones(len(pick), 1, device=device)
-        self.high, self.alphas = t >= architecture.TIMESTEPS // 2, alphas
+        self.high, self.scheduler = t >= architecture.TIMESTEPS // 2, scheduler
         cut = lambda part: part.split(batch)  # noqa: E731
         pictures = [cut(part) for part in (latents[pick.to(device)], noise, t)]
         self.told = list(zip(*pictures, cut(weights), strict=True)), ids
@@ -95,7 +99,7 @@ class Unseen:
     def measure(self, model):
         """-> {"unseen": the loss, "high": that of the noisier half, "words": by how much the words lower that}"""
         told, untold = (
-            torch.cat([velocity_errors(model, z, noise, t, self.alphas, ids, w) for z, noise, t, w in batches])
+            torch.cat([errors(model, self.scheduler, z, noise, t, ids, w) for z, noise, t, w in batches])
             for batches, ids in (self.told, self.untold)
         )
         high = told[self.high].mean()

@@ -97,7 +97,7 @@ def compose(layers, generator, *, harsh):
     draw = lambda low, high, *shape: low + (high - low) * torch.rand(count, *shape, generator=generator)  # noqa: E731
     spot = lambda *shape: draw(0, 1, *shape).to(layers.device)[:, :, None, None]  # noqa: E731
     behind = spot(1)
-    behind = torch.where(spot(1) < pictures.COLOURED_BACKGROUNDS, (behind + spot(3)) / 2, behind)
+    behind = torch.where(spot(1) < pictures.Look.coloured, (behind + spot(3)) / 2, behind)
     if not harsh:
         return layers[:, :3] + (1 - layers[:, 3:4]) * behind
     zoom, mirror = draw(0.85, 1.15), draw(0, 1).sub(0.5).sign()

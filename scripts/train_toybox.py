@@ -14,19 +14,21 @@ import hashlib
 import json
 import sys
 from collections import deque
+from dataclasses import astuple
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from denoising import Captions, Unseen, for_training, groups, temper, velocity_errors  # noqa: E402
+from denoising import Captions, Unseen, errors, for_training, groups, temper  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from training import Clock, autocast, save_state, set_rate  # noqa: E402
 
 from nerf.seeding import step_generator  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
+from toybox.pictures import Look  # noqa: E402
 
 TIMESTEP_POWER = 0.6  # t = T u^0.6: two draws in three are above T / 2, where the words decide
 
@@ -42,15 +44,30 @@ def main():
     parser.add_argument("--vae_rate", type=float, default=2e-3, help="peak learning rate; less with --init")
     parser.add_argument("--rate", type=float, help="peak, of text encoder and UNet: 6e-4 sqrt(batch / 64)")
     parser.add_argument("--batch", type=int, help="pictures a step: 64 on a CPU, 256 on a GPU")
+    parser.add_argument("--prediction", choices=architecture.PREDICTIONS, default=architecture.PREDICTIONS[0])
+    parser.add_argument("--channels", type=int, default=architecture.LATENT_CHANNELS, help="of the latents")
+    parser.add_argument("--lambertian", type=float, default=Look.lambertian, help="share of pictures that are lit")
+    parser.add_argument("--textureless", type=float, default=Look.textureless, help="share that is lit and white")
+    parser.add_argument("--coloured", type=float, default=Look.coloured, help="share before a coloured background")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.batch = options.batch or (64 if options.device == "cpu" else 256)
     options.rate = options.rate or 6e-4 * (options.batch / 64) ** 0.5
     options.work.mkdir(parents=True, exist_ok=True)
-    data = pictures.make(options.work / f"pictures-{options.solids}-{options.seed}.npz", options.solids, options.seed)
+    try:
+        look = Look(options.lambertian, options.textureless, options.coloured)
+    except ValueError as error:
+        parser.error(str(error))
+    data = make_pictures(options, look)
     vae = train_vae(options, data)
     train_diffusion(options, data, vae)
+
+
+def make_pictures(options, look):
+    """What is trained on, made once; other looks than the ordinary one have files of their own."""
+    name = "-".join(map(str, (options.solids, options.seed, *(astuple(look) if look != Look() else ()))))
+    return pictures.make(options.work / f"pictures-{name}.npz", options.solids, options.seed, look=look)
 
 
 def start_from(part, folder, file):
@@ -88,7 +105,7 @@ def train_vae(options, data, batch=16):
     """L1, L1 of differences between neighbours, and a little noise on the latents so that they are smooth."""
     state_path = options.work / "vae.pt"
     torch.manual_seed(options.seed)
-    vae = start_from(architecture.build_vae(), options.init, "vae/diffusion_pytorch_model.safetensors")
+    vae = start_from(architecture.build_vae(options.channels), options.init, "vae/diffusion_pytorch_model.safetensors")
     vae = vae.to(options.device, memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
     optimizer = torch.optim.AdamW(vae.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     images, step, spent = torch.from_numpy(data.images), 0, 0.0
@@ -129,7 +146,7 @@ def train_vae(options, data, batch=16):
 
 @torch.no_grad()
 def encode_all(options, data, vae):
-    """Latents of all pictures, [N, 8, 16, 16] float32. None is mirrored: a mug's handle is always on its left."""
+    """Latents of all pictures, [N, C, 16, 16] float32. None is mirrored: a mug's handle is always on its left."""
     path = options.work / f"latents-{options.solids}-{options.seed}.pt"
     if path.exists():
         return torch.load(path)["latents"]
@@ -144,20 +161,22 @@ def encode_all(options, data, vae):
 
 
 def train_diffusion(options, data, vae):
-    """v-prediction on latents, the text encoder trained along; EMA weights are what is saved."""
+    """The denoiser of latents, the text encoder trained along; EMA weights are what is saved."""
     state_path, device = options.work / "diffusion.pt", options.device
     torch.manual_seed(options.seed)
     tokenizer = architecture.build_tokenizer()
     text_encoder = architecture.build_text_encoder(tokenizer)
     start_from(text_encoder, options.init, "text_encoder/model.safetensors")
     take_over_words(text_encoder, tokenizer, options.init)
-    unet = start_from(architecture.build_unet(), options.init, "unet/diffusion_pytorch_model.safetensors")
+    unet = architecture.build_unet(options.channels)
+    start_from(unet, options.init, "unet/diffusion_pytorch_model.safetensors")
     model = for_training(text_encoder, unet, device)
     captions, latents = Captions(tokenizer, data), encode_all(options, data, vae)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     latents = latents.to(device) * vae.config.scaling_factor
-    alphas = architecture.build_scheduler().alphas_cumprod.to(device)
+    scheduler = architecture.build_scheduler(options.prediction)
     average = copy.deepcopy(model).eval().requires_grad_(False)
+    parts = {"vae": vae, "tokenizer": tokenizer, "scheduler": scheduler, **dict(average.items())}
     optimizer = torch.optim.AdamW(groups(model), 1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     first, spent = steps_of(options.init), 0.0  # counted on, so that no stage draws the batches of another
     step = first
@@ -179,12 +198,12 @@ def train_diffusion(options, data, vae):
         t = torch.arange(options.batch) + torch.rand(options.batch, generator=generator)  # stratified: less variance
         t = ((t / options.batch) ** TIMESTEP_POWER * architecture.TIMESTEPS).long().to(device)
         told = (part.to(device) for part in captions.blend(pick, generator))
-        return velocity_errors(model, z, noise, t, alphas, *told).mean()
+        return errors(model, scheduler, z, noise, t, *told).mean()
 
     if options.init and step == first:
         temper(model, lambda: loss_of(step))
         average.load_state_dict(model.state_dict())
-    unseen = Unseen(captions, latents, alphas)
+    unseen = Unseen(captions, latents, scheduler)
     figures, clock = unseen.measure(average), Clock(spent, options.minutes)
     bar = tqdm(desc="diffusion", initial=step, unit="step")
     while clock.fraction < 1:
@@ -207,7 +226,7 @@ def train_diffusion(options, data, vae):
             save_state(state_path, **state, first=first, step=step, spent=clock.spent)
             figures = unseen.measure(average)
             tqdm.write(f"diffusion: step {step}: {figures}")
-            save_prior(options, len(latents), vae, tokenizer, average, step, clock.spent, figures)
+            save_prior(options, parts, len(latents), step, clock.spent, figures)
     bar.close()
 
 
@@ -216,14 +235,15 @@ def recent(losses):
     return torch.stack(list(losses)).mean().item()
 
 
-def save_prior(options, count, vae, tokenizer, average, step, spent, figures):
+def save_prior(options, parts, count, step, spent, figures):
     """The pipeline, its training record, and the checksums that `main.py doctor` compares."""
     out = options.out
-    architecture.save_pipeline(out, vae, average["text_encoder"], tokenizer, average["unet"])
+    architecture.save_pipeline(out, **parts)
     record = {
         "seed": options.seed,
         "init": options.init and options.init.name,
         "pictures": count,
+        **{share: getattr(options, share) for share in ("lambertian", "textureless", "coloured")},
         "steps": step,
         "batch": options.batch,
         "minutes": round(spent / 60, 1),

@@ -79,7 +79,8 @@ def test_what_the_words_are_worth_is_measured_on_pictures_kept_back(script):
     data = SimpleNamespace(captions=np.full(count, "a frog"), azimuth=np.zeros(count), elevation=np.zeros(count))
     captions, latents = script.Captions(architecture.build_tokenizer(), data), torch.zeros(count, 8, 16, 16)
     latents[captions.unseen :] = 1.0
-    alphas = architecture.build_scheduler().alphas_cumprod
+    scheduler = architecture.build_scheduler()
+    alphas = scheduler.alphas_cumprod
     spread = (1 - alphas).sqrt()
 
     def text_encoder(ids):
@@ -88,10 +89,27 @@ def test_what_the_words_are_worth_is_measured_on_pictures_kept_back(script):
     def unet(noisy, t, encoder_hidden_states):
         return SimpleNamespace(sample=-(encoder_hidden_states[:, 0, 0] * spread[t])[:, None, None, None] * noisy**0)
 
-    figures = script.Unseen(captions, latents, alphas).measure({"text_encoder": text_encoder, "unet": unet})
+    figures = script.Unseen(captions, latents, scheduler).measure({"text_encoder": text_encoder, "unet": unet})
     said = 1 - script.DROP_ALL  # where the words are dropped, they are missing from the loss with them, too
     assert figures["words"] == pytest.approx(said * (1 - alphas)[500:].mean().item(), rel=0.1)
     assert figures["unseen"] > figures["high"] > 0
+
+
+@pytest.mark.parametrize("prediction", architecture.PREDICTIONS)
+def test_a_model_that_predicts_what_it_should_has_no_error(script, prediction):
+    generator, t = torch.Generator().manual_seed(0), torch.tensor([0, 500, 999])
+    z, noise = (torch.randn(3, 4, 16, 16, generator=generator) for _ in range(2))
+    scheduler = architecture.build_scheduler(prediction)
+    a, s = (x.sqrt()[:, None, None, None] for x in (scheduler.alphas_cumprod[t], 1 - scheduler.alphas_cumprod[t]))
+    wanted = noise if prediction == "epsilon" else a * noise - s * z
+
+    def unet(noisy, timesteps, encoder_hidden_states):
+        torch.testing.assert_close(noisy, a * z + s * noise)
+        return SimpleNamespace(sample=wanted + torch.tensor([0.0, 1.0, 2.0])[:, None, None, None])
+
+    model = {"unet": unet, "text_encoder": lambda ids: (torch.zeros(1, 2, 4),)}
+    found = script.errors(model, scheduler, z, noise, t, torch.zeros(1, 2), torch.ones(3, 1))
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 4.0]))
 
 
 def test_the_gradient_that_is_followed_is_that_of_the_loss_in_float32(script, captions, monkeypatch):
@@ -110,7 +128,7 @@ def test_the_gradient_that_is_followed_is_that_of_the_loss_in_float32(script, ca
         z, noise = (torch.randn(16, 8, 16, 16, generator=generator) for _ in range(2))
         t = torch.arange(16) * 62
         told = captions.blend(torch.arange(4).repeat(4), generator)
-        loss = script.velocity_errors(model, z, noise, t, architecture.build_scheduler().alphas_cumprod, *told).mean()
+        loss = script.errors(model, architecture.build_scheduler(), z, noise, t, *told).mean()
         loss.backward()
         return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -127,9 +145,9 @@ def test_queries_and_keys_that_have_grown_are_tempered_and_others_left_alone(scr
     )
     generator = torch.Generator().manual_seed(1)
     z, noise = (torch.randn(4, 8, 16, 16, generator=generator) for _ in range(2))
-    alphas = architecture.build_scheduler().alphas_cumprod
+    scheduler = architecture.build_scheduler()
     told = captions.blend(torch.arange(4), generator)
-    forward = lambda: script.velocity_errors(model, z, noise, torch.arange(4) * 200, alphas, *told)  # noqa: E731
+    forward = lambda: script.errors(model, scheduler, z, noise, torch.arange(4) * 200, *told)  # noqa: E731
     attention = model["unet"].mid_block.attentions[0].transformer_blocks[0].attn1
     with torch.no_grad():
         attention.to_q.weight.mul_(300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -57,6 +58,31 @@ def test_shading_is_lambert_with_ambient_light_and_nothing_where_nothing_is():
     assert_close(albedo, torch.tensor([[0.8, 0.4, 0.2]] * 2 + [[0.0] * 3]))
     factor = 0.3 + 0.7 * 0.8  # towards the light, and away from it only the ambient part
     assert_close(lit, torch.tensor([[0.8 * factor, 0.4 * factor, 0.2 * factor], [0.24, 0.12, 0.06], [0.0] * 3]))
+
+
+def kinds(look, monkeypatch):
+    """Of 300 pictures of a red wall: shares that are white, lit, and before a colour."""
+    seen, buffers, side = [], torch.zeros(300, 1, 1, 8), np.zeros(300)
+    buffers[..., :3], buffers[..., 3], buffers[..., 6] = torch.tensor(RED), 1, 1
+    monkeypatch.setattr(pictures, "trace", lambda solid, rig, size: buffers)
+    monkeypatch.setattr(pictures, "compose", lambda colour, hit, behind: seen.append((colour, behind)) or colour)
+    pictures.show(None, side, side, np.random.default_rng(0), look)
+    colours, behind = torch.stack([colour[0, 0] for colour, _ in seen]), torch.stack([one for _, one in seen])
+    white, lit = colours.std(1) < 1e-6, colours[:, 0] < RED[0] - 1e-3
+    return [share.float().mean().item() for share in (white, lit & ~white, behind.std(1) > 1e-3)]
+
+
+@pytest.mark.parametrize("look", [pictures.Look(), pictures.Look(0.5, 0.3, 1.0), pictures.Look(0, 1, 0)])
+def test_pictures_are_lit_white_and_before_colours_as_often_as_the_look_says(look, monkeypatch):
+    white, lit, coloured = kinds(look, monkeypatch)
+    assert white == pytest.approx(look.textureless, abs=0.08) and coloured == pytest.approx(look.coloured, abs=0.08)
+    assert lit == pytest.approx(look.lambertian, abs=0.08)
+
+
+def test_shares_that_are_none_are_refused():
+    for wrong in ((0.7, 0.5, 0), (0, 0, 1.2), (-0.1, 0, 0)):
+        with pytest.raises(ValueError, match="shares must lie in"):
+            pictures.Look(*wrong)
 
 
 def test_half_a_pixel_shows_half_the_background():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
 from scripting import load_script
+from toybox.pictures import sample
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +49,20 @@ def test_a_training_leaves_a_pipeline_goes_on_where_it_was_and_begins_from_anoth
     assert resumed["first"] == again["steps"] and resumed["step"] == onward["steps"]
     same = [torch.load(tmp_path / work / "latents-44-0.pt")["latents"] for work in ("work", "work2")]
     assert torch.allclose(*same, atol=2e-2)  # of the same autoencoder: minutes 0 keep it, stored in half precision
+
+
+def test_another_prediction_width_and_look_can_be_trained_to_compare(train, tmp_path):
+    changed = ["--prediction", "epsilon", "--channels", 4, "--textureless", 0.5, "--coloured", 1]
+    record = train("other", 0.01, "--vae_minutes", 0.01, *changed)
+    assert (record["lambertian"], record["textureless"], record["coloured"]) == (0.25, 0.5, 1)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "other", dtype=torch.float32)
+    assert pipeline.scheduler.config.prediction_type == "epsilon" and pipeline.unet.config.in_channels == 4
+    assert pipeline.vae.config.latent_channels == 4
+    made = np.load(tmp_path / "work" / "pictures-44-0-0.25-0.5-1.0.npz")
+    assert not (made["images"][:3] == sample(np.random.default_rng((0, 0))).images).all()
+
+
+def test_shares_that_are_none_are_refused_in_one_line(train, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train("other", 0.01, "--textureless", 0.9)
+    assert stopped.value.code == 2 and "shares must lie in [0, 1]" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """The prior: a small latent diffusion model in the ordinary diffusers layout.
 
 128 x 128 pictures, 16 x 16 x 8 latents, v-prediction (arXiv:2202.00512): its error is bounded at every noise level,
-and score distillation leans on the high ones.
+and score distillation leans on the high ones. Other widths of the latents and the other prediction are there to be
+compared with (scripts/train_toybox.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from toybox.words import vocabulary
 TOKENS = 24  # positions of the text encoder
 LATENT_CHANNELS = 8  # 2.3 dB better pictures than 4 after the same steps: eyes survive
 TIMESTEPS = 1000
+PREDICTIONS = ("v_prediction", "epsilon")
 
 
 def build_tokenizer():
@@ -53,8 +55,8 @@ def _merge(parts, pair):
     return merged
 
 
-def build_vae():
-    """Autoencoder without normalisation layers: GroupNorm hides flat colour. 3 x 128 x 128 <-> 8 x 16 x 16"""
+def build_vae(channels: int = LATENT_CHANNELS):
+    """Autoencoder without normalisation layers: GroupNorm hides flat colour. 3 x 128 x 128 <-> channels x 16 x 16"""
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny(
@@ -62,7 +64,7 @@ def build_vae():
         decoder_block_out_channels=(48,) * 4,
         num_encoder_blocks=(0, 1, 2, 2),
         num_decoder_blocks=(2, 2, 1, 0),
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=channels,
     )
 
 
@@ -85,13 +87,13 @@ def build_text_encoder(tokenizer):
     )
 
 
-def build_unet():
+def build_unet(channels: int = LATENT_CHANNELS):
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(
         sample_size=SIZE // 8,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=(64, 128, 192),
         layers_per_block=1,
         cross_attention_dim=128,
@@ -107,7 +109,7 @@ def build_unet():
     return unet
 
 
-def build_scheduler():
+def build_scheduler(prediction: str = PREDICTIONS[0]):
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -118,11 +120,11 @@ def build_scheduler():
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        prediction_type="v_prediction",
+        prediction_type=prediction,
     )
 
 
-def save_pipeline(folder, vae, text_encoder, tokenizer, unet):
+def save_pipeline(folder, *, vae, text_encoder, unet, tokenizer, scheduler):
     """Write the five parts in half precision to `folder`, loadable by StableDiffusionPipeline.from_pretrained."""
     import copy
 
@@ -135,7 +137,7 @@ def save_pipeline(folder, vae, text_encoder, tokenizer, unet):
     StableDiffusionPipeline(
         **halves,
         tokenizer=tokenizer,
-        scheduler=build_scheduler(),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

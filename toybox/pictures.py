@@ -24,9 +24,21 @@ RADIUS, FOVY, POLAR, ABOVE = (3.05, 3.35), (18.0, 21.0), (45.0, 105.0), (5.0, 45
 ABOVE_SHARE = 0.2  # pictures from overhead; of .07 the judge had learnt to name half of the objects there
 SAY_COLOUR = 0.6  # nouns of a caption whose colour is named
 PATTERN_SHARE, WORN_SHARE, SUPPORT_SHARE = 0.15, 0.45, 0.2  # captions that say one; WORN_SHARE: of those that can wear
-LAMBERTIAN_SHARE = 0.25  # the rest shows the albedo, which is what Toybox's preset trains on
 AMBIENT = (0.5, 1.0)
-COLOURED_BACKGROUNDS = 0.3  # the rest is grey
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures look, whatever they show: shares of them, in [0, 1]."""
+
+    lambertian: float = 0.25  # lit; the rest shows the albedo, which is what Toybox's preset trains on
+    textureless: float = 0.0  # lit, and white all over, whatever colour is said
+    coloured: float = 0.3  # before a background of some colour; the rest is before grey
+
+    def __post_init__(self):
+        shares = self.lambertian, self.textureless, self.coloured
+        if not (all(0 <= share <= 1 for share in shares) and self.lambertian + self.textureless <= 1):
+            raise ValueError(f"shares must lie in [0, 1], lambertian and textureless together as well: {self}")
 
 
 @dataclass(frozen=True)
@@ -57,10 +69,10 @@ def compose(colour: Tensor, hit: Tensor, background: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(picture.permute(2, 0, 1), 2).permute(1, 2, 0)
 
 
-def random_background(rng: np.random.Generator) -> Tensor:
+def random_background(rng: np.random.Generator, coloured: float) -> Tensor:
     """Grey, or a soft colour: anything at all, so that only opacity explains it. [3] in [0, 1]"""
     grey = rng.uniform(0, 1)
-    colour = 0.5 * grey + 0.5 * rng.uniform(0, 1, 3) if rng.random() < COLOURED_BACKGROUNDS else np.full(3, grey)
+    colour = 0.5 * grey + 0.5 * rng.uniform(0, 1, 3) if rng.random() < coloured else np.full(3, grey)
     return torch.tensor(colour, dtype=torch.float32)
 
 
@@ -88,7 +100,7 @@ def random_caption(rng: np.random.Generator, *, held_out: bool = False) -> Capti
             return caption
 
 
-def sample(rng: np.random.Generator, *, views: int = 3, held_out: bool = False) -> Pictures:
+def sample(rng: np.random.Generator, *, views: int = 3, held_out: bool = False, look: Look = Look()) -> Pictures:
     """One random solid from `views` random cameras, each picture with a light and a background of its own.
 
     Of what is its own mirror image only the left half is shown, and the guidance mirrors the other
@@ -99,7 +111,7 @@ def sample(rng: np.random.Generator, *, views: int = 3, held_out: bool = False) 
     solid = torch.from_numpy(shapes.build(caption, rng=rng))
     azimuth = rng.uniform(-180 if OBJECTS[caption.name].one_sided else 0, 180, views)
     elevation = random_elevation(rng, views)
-    return Pictures(show(solid, azimuth, elevation, rng), np.full(views, str(caption)), azimuth, elevation)
+    return Pictures(show(solid, azimuth, elevation, rng, look), np.full(views, str(caption)), azimuth, elevation)
 
 
 def random_elevation(rng: np.random.Generator, views: int) -> np.ndarray:
@@ -108,26 +120,32 @@ def random_elevation(rng: np.random.Generator, views: int) -> np.ndarray:
     return 90 - np.where(above, rng.uniform(*ABOVE, views), rng.uniform(*POLAR, views))
 
 
-def show(solid: Tensor, azimuth: np.ndarray, elevation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def show(
+    solid: Tensor, azimuth: np.ndarray, elevation: np.ndarray, rng: np.random.Generator, look: Look = Look()
+) -> np.ndarray:
     """Pictures of a solid from given sides, [B] degrees; the rest of each is random. -> [B, 3, SIZE, SIZE] uint8"""
     views = len(azimuth)
     rig = cameras(azimuth, elevation, rng.uniform(*RADIUS, views), rng.uniform(*FOVY, views))
     images = []
     for view, buffers in zip(rig, trace(solid, rig, 2 * SIZE), strict=True):
-        ambient = rng.uniform(*AMBIENT) if rng.random() < LAMBERTIAN_SHARE else 1.0
+        kind = rng.random()
+        textureless = kind >= 1 - look.textureless
+        if textureless:
+            buffers[..., :3] = 1.0
+        ambient = rng.uniform(*AMBIENT) if textureless or kind < look.lambertian else 1.0
         light = torch.nn.functional.normalize(view[:3] + torch.from_numpy(rng.normal(size=3)).float(), dim=0)
-        picture = compose(shade(buffers, ambient, light), buffers[..., 3:4], random_background(rng))
+        picture = compose(shade(buffers, ambient, light), buffers[..., 3:4], random_background(rng, look.coloured))
         images.append((picture * 255).round().to(torch.uint8).permute(2, 0, 1))
     return torch.stack(images).numpy()
 
 
-def make(path: Path, solids: int, seed: int, *, held_out: bool = False) -> Pictures:
+def make(path: Path, solids: int, seed: int, *, held_out: bool = False, look: Look = Look()) -> Pictures:
     """The pictures of `solids` random solids, made once by all cores and kept in `path` (.npz)."""
-    return Pictures(**made_once(path, partial(_make_one, seed, held_out), solids))
+    return Pictures(**made_once(path, partial(_make_one, seed, held_out, look), solids))
 
 
-def _make_one(seed: int, held_out: bool, index: int) -> dict[str, np.ndarray]:
-    return vars(sample(np.random.default_rng((seed, index)), held_out=held_out))
+def _make_one(seed: int, held_out: bool, look: Look, index: int) -> dict[str, np.ndarray]:
+    return vars(sample(np.random.default_rng((seed, index)), held_out=held_out, look=look))
 
 
 def made_once(path: Path, one: Callable[[int], dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
