@@ -54,11 +54,11 @@ def main():
     options = parser.parse_args()
     options.batch = options.batch or (64 if options.device == "cpu" else 256)
     options.rate = options.rate or 6e-4 * (options.batch / 64) ** 0.5
-    options.work.mkdir(parents=True, exist_ok=True)
     try:
         look = Look(options.lambertian, options.textureless, options.coloured)
     except ValueError as error:
         parser.error(str(error))
+    options.work.mkdir(parents=True, exist_ok=True)
     data = make_pictures(options, look)
     vae = train_vae(options, data)
     train_diffusion(options, data, vae)
