@@ -42,6 +42,7 @@ COLUMNS = {  # figure of a row -> heading and format of its mean
     "colour": ("CIEDE2000", ".1f"),
     "hit": ("R-precision", ".0%"),
     "janus": ("two-faced", ".0%"),
+    "ends": ("ends", ".2f"),
     "chamfer": ("Chamfer", ".4f"),
     "fscore": ("F-score", ".3f"),
     "normal": ("normals", ".0f"),
@@ -148,7 +149,7 @@ def measure(workspace: Path) -> tuple[dict, torch.Tensor]:
     score = metrics.score(caption, opacity, albedo)
     answers = judge.judge_result(opacity, albedo)
     rank = judge.rank(caption, answers, [parse(text) for text in prompts.ALL])
-    true = metrics.truth(caption)
+    true, has_front = metrics.truth(caption), OBJECTS[caption.name].has_front
     report = json.loads((workspace / "run.json").read_text())
     row = {
         "text": str(caption),
@@ -157,7 +158,8 @@ def measure(workspace: Path) -> tuple[dict, torch.Tensor]:
         "colour": score.colour,
         "rank": rank,
         "hit": rank == 1,
-        "janus": judge.is_two_faced(answers, azimuth) if OBJECTS[caption.name].has_front else None,
+        "ends": score.ends if has_front else None,
+        "janus": judge.is_two_faced(answers, azimuth) or score.ends < metrics.TWO_HEADED if has_front else None,
         **compare_mesh(workspace / "mesh" / "mesh.obj", true.solids[score.variant]),
         "train_seconds": report["seconds"]["train"],
         "seconds": sum(report["seconds"].values()),
@@ -167,7 +169,7 @@ def measure(workspace: Path) -> tuple[dict, torch.Tensor]:
     top = true.albedo[score.variant][shown] + SHEET_GREY * ~true.silhouettes[score.variant][shown][..., None]
     bottom = out.rgb[shown] + SHEET_GREY * (1 - out.opacity[shown])
     row = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
-    row["colour"] = row["colour"] if row["colour"] == row["colour"] else None  # NaN: nothing overlaps
+    row = {key: value if value == value else None for key, value in row.items()}  # NaN: nothing overlaps
     return row, torch.cat([torch.cat(list(top), 1), torch.cat(list(bottom), 1)])
 
 

@@ -19,7 +19,7 @@ from toybox.judge import Judge
 from toybox.primitives import Solid
 from toybox.tracer import query, trace
 
-FIGURES = dict(iou=0.8, colour=10.0, rank=1, hit=True, janus=None, chamfer=0.02, fscore=0.6, normal=20.0)
+FIGURES = dict(iou=0.8, colour=10.0, rank=1, hit=True, janus=None, ends=None, chamfer=0.02, fscore=0.6, normal=20.0)
 COST = dict(train_seconds=60.0, seconds=80.0, peak_memory_gb=0.5)
 
 
@@ -100,7 +100,7 @@ def test_the_held_out_prompts_have_a_mean_of_their_own(script):
 def test_the_table_shows_every_seed_and_names_what_broke(script):
     rows = [row(), row(seed=1, iou=0.9, hit=False), {"text": "a cat", "seed": 0, "error": "out of memory"}]
     text = script.table(rows)
-    assert "| a frog | 0.80 0.90 | 0.850 | 10.0 | 50% | - | 0.0200 | 0.600 | 20 | 60 | 80 | 0.50 |" in text
+    assert "| a frog | 0.80 0.90 | 0.850 | 10.0 | 50% | - | - | 0.0200 | 0.600 | 20 | 60 | 80 | 0.50 |" in text
     assert "| a cat | broken | - |" in text and text.splitlines()[-1] == "a cat (seed 0): out of memory"
     assert len({line.count("|") for line in text.splitlines()[:-1]}) == 1
 
@@ -151,6 +151,7 @@ def test_the_truth_itself_is_perfect_in_pictures_and_as_a_mesh(script, tmp_path,
     assert found["chamfer"] < 0.007 and found["fscore"] > 0.995 and found["normal"] < 8
     assert (found["train_seconds"], found["seconds"], found["peak_memory_gb"]) == (60.0, 65.0, 0.5)
     assert found["hit"] is (found["rank"] == 1) and found["janus"] in (True, False)
+    assert found["ends"] == pytest.approx(1, abs=1e-2)
     assert sheet.shape == (2 * metrics.SIZE, 5 * metrics.SIZE, 3)
     assert_close(sheet[: metrics.SIZE], sheet[metrics.SIZE :], atol=1e-2, rtol=0)
 

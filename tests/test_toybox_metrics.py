@@ -62,10 +62,26 @@ def test_a_turned_object_loses_because_nothing_is_aligned():
     assert score("a car", opacity[turned], albedo[turned]).iou < 0.8 < score("a car", opacity, albedo).iou
 
 
+def turned_round(rows):
+    """The object seen from the other side."""
+    rows, turn = torch.as_tensor(rows).clone(), torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
+    rows[:, 2:11] = (rows[:, 2:11].view(-1, 3, 3) @ turn.T).flatten(1)
+    rows[:, 11:14] @= turn.T
+    return rows
+
+
+@pytest.mark.parametrize("text", ["a turtle", "a dog wearing a crown", "a yellow car", "an airplane"])
+def test_what_has_two_heads_has_no_ends_that_differ(text):
+    rows = torch.from_numpy(shapes.build(parse(text), rng=np.random.default_rng(77)))
+    assert 0.8 < score(text, *seen(rows)).ends < 1.2
+    assert score(text, *seen(turned_round(rows))).ends > 0.8  # wrong, but of one head
+    assert score(text, *seen(torch.cat([rows, turned_round(rows)]))).ends < 0.1
+
+
 @pytest.mark.parametrize("name", ["frog", "mushroom"])
 def test_an_empty_picture_scores_nothing_and_does_not_crash(name):
     found = score(f"a {name}", torch.zeros(16, SIZE, SIZE), torch.zeros(16, SIZE, SIZE, 3))
-    assert found.iou == 0 and math.isnan(found.colour)
+    assert found.iou == 0 and math.isnan(found.colour) and math.isnan(found.ends)
 
 
 def test_the_wrong_colour_costs_its_ciede2000():
