@@ -49,6 +49,23 @@ def test_total_variation_gradient_matches_reference(device, points, dim, channel
     assert_near(gradient, expected)
 
 
+@pytest.mark.parametrize("points", [*SIZES, 1000])
+@pytest.mark.parametrize("rows", [512, 2**16])  # in the first cache, and large enough to be prefetched
+@pytest.mark.parametrize("gridtype", ["hash", "tiled"])
+def test_total_variation_gradient_matches_reference_on_every_cpu_path(path, points, rows, gridtype):
+    case, x = Case(gridtype=gridtype, rows=rows, base=30), cases.points(points)
+    if points:
+        x[0], x[-1, 0] = 1.0, 1.5  # the last node of every axis; outside
+    if points > 20:
+        x[3:9], x[9, 1] = x[2], torch.nan  # lanes that share their rows; nowhere
+    table = case.table.clone().requires_grad_()
+    energy = reference.grid_total_variation(x, table, case.offsets, case.resolutions, hashed=case.hashed)
+    (expected,) = torch.autograd.grad(0.5 * energy, table)
+    gradient = torch.ones_like(case.table)
+    grid_total_variation_(gradient, x, case.table, 0.5, case.offsets, case.resolutions, gridtype)
+    assert_near(gradient, 1 + expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("mode", ["native", "torch"])
 def test_weight_decay_pulls_each_level_by_its_mean(device, mode, dtype):

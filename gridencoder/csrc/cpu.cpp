@@ -96,8 +96,9 @@ void grid_total_variation_gradient_(Tensor gradient, const Tensor& inputs, const
   const Tensor x = checked_points(inputs), table = readable_table(checked_table(embeddings, offsets), tadpole::kBaseline);
   check_accumulator(gradient, table);
   const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, false, false, resolutions.size());
-  const auto kernel = with_sizes(x.size(1), table.size(1),
-                                 [](auto d, auto c) { return &scalar::total_variation_gradient<d.value, c.value>; });
+  const Path path = choose_path(grid, x.size(1), table.size(1));
+  const Variation kernel = with_sizes(x.size(1), table.size(1),
+                                      [&](auto d, auto c) { return variation_for<d.value, c.value>(path); });
   tadpole::share(grid.levels, [&](int64_t l, int64_t) {
     const int64_t start = grid.level[l].offset * table.size(1);
     kernel(grid.level[l], tadpole::data<float>(x), x.size(0), tadpole::data<float>(table) + start,

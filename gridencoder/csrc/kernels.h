@@ -31,4 +31,17 @@ Kernels kernels_for(const Problem& p, Path path) {
   return {scalar::encode<D, C>, scalar::input_gradient<D, C>, scalar::embedding_gradient<D, C>};
 }
 
+// Adds the gradient of `weight` x total variation of a level at `count` points.
+using Variation = void (*)(const Level&, const float* inputs, int64_t count, const float* table, float weight,
+                           float* gradient);
+
+template <int D, int C>
+Variation variation_for(Path path) {
+#ifdef TADPOLE_VECTORS
+  if (path == tadpole::kAvx512) return avx512::total_variation;
+  if (path == tadpole::kAvx2) return avx2::total_variation;
+#endif
+  return scalar::total_variation_gradient<D, C>;
+}
+
 }  // namespace gridencoder
