@@ -35,13 +35,15 @@ TIMESTEP_POWER = 0.6  # t = T u^0.6: two draws in three are above T / 2, where t
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("toybox-training"), help="pictures and training state")
+    parser.add_argument("--work", type=Path, default=Path("toybox-training"), help="training state, and latents")
+    parser.add_argument("--pictures", type=Path, help="where the pictures are or will be (--work)")
     parser.add_argument("--out", type=Path, default=ROOT / "toybox" / "prior")
     parser.add_argument("--init", type=Path, help="an earlier prior to start from, tensor by tensor where shapes agree")
+    parser.add_argument("--vae", type=Path, help="an earlier prior whose autoencoder to start from (that of --init)")
     parser.add_argument("--solids", type=int, default=12000, help="random objects; each gives three pictures")
-    parser.add_argument("--vae_minutes", type=float, default=8, help="for the autoencoder; 0 keeps that of --init")
+    parser.add_argument("--vae_minutes", type=float, default=8, help="for the autoencoder; 0 keeps that of --vae")
     parser.add_argument("--minutes", type=float, default=60, help="for text encoder and UNet")
-    parser.add_argument("--vae_rate", type=float, default=2e-3, help="peak learning rate; less with --init")
+    parser.add_argument("--vae_rate", type=float, default=2e-3, help="peak learning rate; less with --vae")
     parser.add_argument("--rate", type=float, help="peak, of text encoder and UNet: 6e-4 sqrt(batch / 64)")
     parser.add_argument("--batch", type=int, help="pictures a step: 64 on a CPU, 256 on a GPU")
     parser.add_argument("--prediction", choices=architecture.PREDICTIONS, default=architecture.PREDICTIONS[0])
@@ -53,12 +55,15 @@ def main():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.batch = options.batch or (64 if options.device == "cpu" else 256)
+    options.vae = options.vae or options.init
     options.rate = options.rate or 6e-4 * (options.batch / 64) ** 0.5
     try:
         look = Look(options.lambertian, options.textureless, options.coloured)
     except ValueError as error:
         parser.error(str(error))
-    options.work.mkdir(parents=True, exist_ok=True)
+    options.pictures = options.pictures or options.work
+    for folder in (options.work, options.pictures):
+        folder.mkdir(parents=True, exist_ok=True)
     data = make_pictures(options, look)
     vae = train_vae(options, data)
     train_diffusion(options, data, vae)
@@ -67,7 +72,7 @@ def main():
 def make_pictures(options, look):
     """What is trained on, made once; other looks than the ordinary one have files of their own."""
     name = "-".join(map(str, (options.solids, options.seed, *(astuple(look) if look != Look() else ()))))
-    return pictures.make(options.work / f"pictures-{name}.npz", options.solids, options.seed, look=look)
+    return pictures.make(options.pictures / f"pictures-{name}.npz", options.solids, options.seed, look=look)
 
 
 def start_from(part, folder, file):
@@ -105,7 +110,7 @@ def train_vae(options, data, batch=16):
     """L1, L1 of differences between neighbours, and a little noise on the latents so that they are smooth."""
     state_path = options.work / "vae.pt"
     torch.manual_seed(options.seed)
-    vae = start_from(architecture.build_vae(options.channels), options.init, "vae/diffusion_pytorch_model.safetensors")
+    vae = start_from(architecture.build_vae(options.channels), options.vae, "vae/diffusion_pytorch_model.safetensors")
     vae = vae.to(options.device, memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
     optimizer = torch.optim.AdamW(vae.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     images, step, spent = torch.from_numpy(data.images), 0, 0.0

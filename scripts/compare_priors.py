@@ -1,0 +1,111 @@
+"""What the choices of the prior are worth: small priors, trained alike but for one thing, measured in 2D and in 3D.
+
+    python scripts/compare_priors.py --work comparisons --minutes 15 --jobs 2 --json docs/priors.json
+
+Each is trained from nothing by train_toybox.py, though with the autoencoder of the prior that is here unless it is the
+autoencoder that changes; then evaluate_prior.py asks it for pictures, and evaluate.py for objects of the development
+prompts. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import evaluate
+
+from nerf.export.files import write_bytes
+
+KEPT = ("--vae", str(evaluate.ROOT / "toybox" / "prior"), "--vae_minutes", "0")
+HEADS_2D = {"name": "object", "colour": "colour", "worn": "worn", "view": "view"}  # of evaluate_prior.py
+HEADS_3D = ("iou", "colour", "hit", "fscore", "normal")  # of evaluate.COLUMNS
+
+
+@dataclass(frozen=True)
+class Choice:
+    training: tuple[str, ...] = ()  # options for train_toybox.py
+    prior: str | None = None  # of another row, in place of a training
+    run: tuple[str, ...] = ()  # options for main.py
+
+
+CHOICES = {
+    "as it is": Choice(KEPT),
+    "epsilon": Choice((*KEPT, "--prediction", "epsilon")),
+    "grey backgrounds": Choice((*KEPT, "--coloured", "0")),
+    "coloured backgrounds": Choice((*KEPT, "--coloured", "1")),
+    "albedo alone": Choice((*KEPT, "--lambertian", "0")),
+    "textureless 15 %": Choice((*KEPT, "--textureless", "0.15")),
+    "textureless 15 %, shown from the middle": Choice(
+        prior="textureless 15 %", run=("--albedo_iter_ratio", "0.5", "--textureless_ratio", "1")
+    ),
+    "8 channels, from nothing": Choice(),
+    "4 channels, from nothing": Choice(("--channels", "4")),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    evaluate.which_runs(parser)
+    parser.add_argument("--work", type=Path, default=Path("comparisons"), help="priors and pictures")
+    parser.add_argument("--minutes", type=float, default=15, help="for text encoder and UNet of each")
+    parser.add_argument("--vae_minutes", type=float, default=8, help="for the autoencoder where it is trained, too")
+    parser.add_argument("--solids", type=int, default=12000, help="random objects of each training")
+    parser.add_argument("--samples", type=int, default=240, help="pictures of each that are judged in 2D")
+    parser.add_argument("--only", action="append", choices=tuple(CHOICES), metavar="ROW", help="these rows alone")
+    parser.add_argument("rest", nargs="*", help="after --: options for main.py")
+    options = parser.parse_args()
+    found = {}
+    for name in options.only or CHOICES:
+        found[name] = compare(name, options)
+        print(table(found), flush=True)
+        if options.json:
+            write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())
+
+
+def compare(name: str, options) -> dict[str, dict]:
+    """Train what has to be trained, and measure it.
+
+    Returns: {"training": its record, "pictures": of evaluate_prior.py, "objects": means of evaluate.py}
+    """
+    choice = CHOICES[name]
+    place = options.work.resolve() / (choice.prior or name).replace(" ", "_")
+    prior, judged = place / "prior", place / "pictures.json"
+    trained = ["--work", place, "--pictures", options.work, "--out", prior, "--solids", options.solids]
+    for_minutes = ["--minutes", options.minutes, "--vae_minutes", options.vae_minutes]
+    script("train_toybox.py", *trained, *for_minutes, *CHOICES[choice.prior or name].training)
+    if not judged.exists():
+        asked = ["--prior", prior, "--prompts", "development", "--samples", options.samples]
+        script("evaluate_prior.py", *asked, "--json", judged)
+    rest = ["--toybox_dir", str(prior), "--frames", "8", *choice.run, *options.rest]
+    runs = options.runs / "priors" / name.replace(" ", "_")
+    rows, _ = evaluate.evaluate(argparse.Namespace(**{**vars(options), "runs": runs, "rest": rest}))
+    return {
+        "training": json.loads((prior / "training.json").read_text()),
+        "pictures": json.loads(judged.read_text()),
+        "objects": evaluate.means(rows),
+    }
+
+
+def script(name: str, *words) -> None:
+    """Run one of the scripts beside this one, with its bar. Raises CalledProcessError where it breaks."""
+    subprocess.run([sys.executable, str(Path(__file__).with_name(name)), *map(str, words)], check=True)
+
+
+def table(found: dict[str, dict]) -> str:
+    """Markdown: a line for each row, shares in 2D before means in 3D."""
+    heads = ["", "steps", "dB", *HEADS_2D.values(), *(evaluate.COLUMNS[key][0] for key in HEADS_3D)]
+    lines = [heads, ["---"] * len(heads)]
+    for name, figures in found.items():
+        seen, cells = figures["pictures"], dict(zip(evaluate.COLUMNS, evaluate.cells(figures["objects"]), strict=True))
+        shares = ["-" if seen["all"][key] is None else f"{seen['all'][key]:.0%}" for key in HEADS_2D]
+        record = [str(figures["training"]["steps"]), f"{seen['autoencoder_psnr']:.1f}"]
+        lines.append([name, *record, *shares, *(cells[key] for key in HEADS_3D)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""scripts/compare_priors.py: priors that differ in one thing are trained, asked in 2D and 3D, and put into a table."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from scripting import load_script
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("compare_priors")
+
+
+ROW = dict(text="a frog", iou=0.8, colour=10.0, hit=True, janus=False, fscore=0.6, normal=20.0, train_seconds=60.0)
+
+
+def test_a_prior_is_trained_as_its_row_says_and_asked_in_both_ways_once(script, tmp_path, monkeypatch, capsys):
+    asked, scripts = [], []
+    really = script.script
+
+    def run(name, *words):
+        scripts.append(name)
+        really(name, *words, *(["--batch", "2"]))
+
+    monkeypatch.setattr(script, "script", run)
+    monkeypatch.setattr(script.evaluate, "evaluate", lambda options: (asked.append(options) or [ROW], {}))
+    sizes = ["--minutes", "0.001", "--solids", "44", "--samples", "2"]
+    places = [
+        "--work",
+        str(tmp_path / "work"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--json",
+        str(tmp_path / "found.json"),
+    ]
+    words = ["x", *sizes, *places, "--only", "epsilon", "--", "--iters", "7"]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    found = json.loads((tmp_path / "found.json").read_text())["epsilon"]
+    assert found["training"]["steps"] > 0 and found["pictures"]["samples"] == 2 and found["objects"]["iou"] == 0.8
+    prior = tmp_path / "work" / "epsilon" / "prior"
+    assert json.loads((prior / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "epsilon"
+    kept = json.loads((prior / "training.json").read_text())["steps"]
+    assert asked[0].rest[:2] == ["--toybox_dir", str(prior)] and asked[0].rest[-2:] == ["--iters", "7"]
+    assert asked[0].runs == tmp_path / "runs" / "priors" / "epsilon"
+
+    script.main()
+    assert scripts == ["train_toybox.py", "evaluate_prior.py", "train_toybox.py"]  # the last has nothing left to do
+    assert json.loads((prior / "training.json").read_text())["steps"] == kept
+    assert "| epsilon | " in capsys.readouterr().out
+
+
+def test_a_row_may_show_the_prior_of_another_in_another_way(script, tmp_path, monkeypatch):
+    calls, asked = [], []
+    monkeypatch.setattr(script, "script", lambda name, *words: calls.append(list(map(str, words))))
+    monkeypatch.setattr(script.evaluate, "evaluate", lambda options: (asked.append(options) or [ROW], {}))
+    place = tmp_path / "textureless_15_%"
+    (place / "prior").mkdir(parents=True)
+    (place / "prior" / "training.json").write_text("{}")
+    (place / "pictures.json").write_text("{}")
+    words = ["x", "--work", str(tmp_path), "--only", "textureless 15 %, shown from the middle"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(script, "table", lambda found: "")
+    script.main()
+    assert calls[0][-2:] == ["--textureless", "0.15"] and str(place / "prior") in calls[0]
+    assert asked[0].rest[-4:] == ["--albedo_iter_ratio", "0.5", "--textureless_ratio", "1"]
+
+
+def test_the_table_has_shares_in_2d_and_means_in_3d(script):
+    shares = {"name": 0.9, "colour": 0.955, "worn": None, "view": 0.8}
+    found = {"epsilon": dict(training={"steps": 12}, pictures={"all": shares, "autoencoder_psnr": 30.18})}
+    found["epsilon"]["objects"] = script.evaluate.means([ROW])
+    assert "| epsilon | 12 | 30.2 | 90% | 96% | - | 80% | 0.800 | 10.0 | 100% | 0.600 | 20 |" in script.table(found)
