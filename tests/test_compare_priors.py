@@ -24,21 +24,13 @@ def test_a_prior_is_trained_as_its_row_says_and_asked_in_both_ways_once(script, 
 
     def run(name, *words):
         scripts.append(name)
-        really(name, *words, *(["--batch", "2"]))
+        really(name, *words, "--batch", "2")
 
     monkeypatch.setattr(script, "script", run)
     monkeypatch.setattr(script.evaluate, "evaluate", lambda options: (asked.append(options) or [ROW], {}))
     sizes = ["--minutes", "0.001", "--solids", "44", "--samples", "2"]
-    places = [
-        "--work",
-        str(tmp_path / "work"),
-        "--runs",
-        str(tmp_path / "runs"),
-        "--json",
-        str(tmp_path / "found.json"),
-    ]
-    words = ["x", *sizes, *places, "--only", "epsilon", "--", "--iters", "7"]
-    monkeypatch.setattr(sys, "argv", words)
+    places = [f"--work={tmp_path / 'work'}", f"--runs={tmp_path / 'runs'}", f"--json={tmp_path / 'found.json'}"]
+    monkeypatch.setattr(sys, "argv", ["x", *sizes, *places, "--only", "epsilon", "--", "--iters", "7"])
     script.main()
     found = json.loads((tmp_path / "found.json").read_text())["epsilon"]
     assert found["training"]["steps"] > 0 and found["pictures"]["samples"] == 2 and found["objects"]["iou"] == 0.8

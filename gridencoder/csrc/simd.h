@@ -337,10 +337,10 @@ HOST_DEVICE void find(Nodes& nodes, const Level& level, const float* inputs, int
     for (int d = 0; d < 3; ++d) column[d][j] = inputs[3 * (first + j) + d];
   }
   F x[3];
-  I in = lane < present;
+  I in = lane < I{} + present;
   for (int d = 0; d < 3; ++d) {
     x[d] = load(column[d]);
-    in &= (x[d] >= 0.f) & (x[d] <= 1.f);  // false for NaN
+    in &= (x[d] >= F{}) & (x[d] <= F{} + 1.f);  // false for NaN
   }
   const U top = U{} + static_cast<uint32_t>(level.resolution - 1);
   U at[3], centre = {};
