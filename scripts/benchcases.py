@@ -70,6 +70,12 @@ def grid_cases(device: torch.device) -> Iterator[Case]:
     x = (cases.points_on_rays(2**16, device=device) * 2 - 1).requires_grad_()
     call = lambda: grid(x)  # noqa: E731
     yield Case("grid_encode, input gradient", "2^16 points, along rays", call, (x,))
+    levels, sums = (grid.offsets, grid.resolutions, grid.gridtype), torch.zeros_like(grid.embeddings)
+    for exponent in (16, 18):
+        x = cases.points(2**exponent, device=device)
+        add = lambda x=x: gridencoder.grid_total_variation_(sums, x, grid.embeddings.detach(), 1e-6, *levels)  # noqa: E731
+        rows = 16 * 4 * len(x)
+        yield Case("grid_total_variation_", f"2^{exponent} points, random", lambda add=add: (add(), sums)[1], rows=rows)
 
 
 def field_cases() -> Iterator[Case]:
