@@ -2,9 +2,10 @@
 
     python scripts/compare_priors.py --work comparisons --minutes 15 --jobs 2 --json docs/priors.json
 
-Each is trained from nothing by train_toybox.py, though with the autoencoder of the prior that is here unless it is the
-autoencoder that changes; then evaluate_prior.py asks it for pictures, and evaluate.py for objects of the development
-prompts. The same command goes on where it was stopped.
+What is asked of the pictures, train_toybox.py trains on from the prior that is here. Another prediction, or another
+autoencoder, has to begin from nothing, and has FROM_NOTHING times the minutes: after 12 on two CPU cores a prior draws
+one object in eight, and nothing can be compared. Then evaluate_prior.py asks each for pictures, and evaluate.py for
+objects, of the development prompts. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import evaluate
 
 from nerf.export.files import write_bytes
 
-KEPT = ("--vae", str(evaluate.ROOT / "toybox" / "prior"), "--vae_minutes", "0")
+HERE, FROM_NOTHING = str(evaluate.ROOT / "toybox" / "prior"), 4.0
+ONWARD, KEPT = ("--init", HERE, "--vae_minutes", "0"), ("--vae", HERE, "--vae_minutes", "0")
 HEADS_2D = {"name": "object", "colour": "colour", "worn": "worn", "view": "view"}  # of evaluate_prior.py
 HEADS_3D = ("iou", "colour", "hit", "fscore", "normal")  # of evaluate.COLUMNS
 
@@ -30,20 +32,22 @@ class Choice:
     training: tuple[str, ...] = ()  # options for train_toybox.py
     prior: str | None = None  # of another row, in place of a training
     run: tuple[str, ...] = ()  # options for main.py
+    times: float = 1.0  # the minutes
 
 
 CHOICES = {
-    "as it is": Choice(KEPT),
-    "epsilon": Choice((*KEPT, "--prediction", "epsilon")),
-    "grey backgrounds": Choice((*KEPT, "--coloured", "0")),
-    "coloured backgrounds": Choice((*KEPT, "--coloured", "1")),
-    "albedo alone": Choice((*KEPT, "--lambertian", "0")),
-    "textureless 15 %": Choice((*KEPT, "--textureless", "0.15")),
+    "as it is": Choice(ONWARD),
+    "grey backgrounds": Choice((*ONWARD, "--coloured", "0")),
+    "coloured backgrounds": Choice((*ONWARD, "--coloured", "1")),
+    "albedo alone": Choice((*ONWARD, "--lambertian", "0")),
+    "textureless 15 %": Choice((*ONWARD, "--textureless", "0.15")),
     "textureless 15 %, shown from the middle": Choice(
         prior="textureless 15 %", run=("--albedo_iter_ratio", "0.5", "--textureless_ratio", "1")
     ),
-    "8 channels, from nothing": Choice(),
-    "4 channels, from nothing": Choice(("--channels", "4")),
+    "from nothing": Choice(KEPT, times=FROM_NOTHING),
+    "epsilon": Choice((*KEPT, "--prediction", "epsilon"), times=FROM_NOTHING),
+    "8 channels, autoencoder too": Choice(times=FROM_NOTHING),
+    "4 channels, autoencoder too": Choice(("--channels", "4"), times=FROM_NOTHING),
 }
 
 
@@ -51,7 +55,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     evaluate.which_runs(parser)
     parser.add_argument("--work", type=Path, default=Path("comparisons"), help="priors and pictures")
-    parser.add_argument("--minutes", type=float, default=15, help="for text encoder and UNet of each")
+    parser.add_argument("--minutes", type=float, default=15, help="for text encoder and UNet")
     parser.add_argument("--vae_minutes", type=float, default=8, help="for the autoencoder where it is trained, too")
     parser.add_argument("--solids", type=int, default=12000, help="random objects of each training")
     parser.add_argument("--samples", type=int, default=240, help="pictures of each that are judged in 2D")
@@ -72,11 +76,12 @@ def compare(name: str, options) -> dict[str, dict]:
     Returns: {"training": its record, "pictures": of evaluate_prior.py, "objects": means of evaluate.py}
     """
     choice = CHOICES[name]
+    trained = CHOICES[choice.prior or name]
     place = options.work.resolve() / (choice.prior or name).replace(" ", "_")
     prior, judged = place / "prior", place / "pictures.json"
-    trained = ["--work", place, "--pictures", options.work, "--out", prior, "--solids", options.solids]
-    for_minutes = ["--minutes", options.minutes, "--vae_minutes", options.vae_minutes]
-    script("train_toybox.py", *trained, *for_minutes, *CHOICES[choice.prior or name].training)
+    places = ["--work", place, "--pictures", options.work, "--out", prior, "--solids", options.solids]
+    for_minutes = ["--minutes", options.minutes * trained.times, "--vae_minutes", options.vae_minutes]
+    script("train_toybox.py", *places, *for_minutes, *trained.training)
     if not judged.exists():
         asked = ["--prior", prior, "--prompts", "development", "--samples", options.samples]
         script("evaluate_prior.py", *asked, "--json", judged)

@@ -36,6 +36,7 @@ def test_a_prior_is_trained_as_its_row_says_and_asked_in_both_ways_once(script, 
     assert found["training"]["steps"] > 0 and found["pictures"]["samples"] == 2 and found["objects"]["iou"] == 0.8
     prior = tmp_path / "work" / "epsilon" / "prior"
     assert json.loads((prior / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "epsilon"
+    assert json.loads((prior / "training.json").read_text())["init"] is None  # it can take over nothing but pictures
     kept = json.loads((prior / "training.json").read_text())["steps"]
     assert asked[0].rest[:2] == ["--toybox_dir", str(prior)] and asked[0].rest[-2:] == ["--iters", "7"]
     assert asked[0].runs == tmp_path / "runs" / "priors" / "epsilon"
