@@ -197,4 +197,4 @@ def test_true_objects_have_one_face_and_a_front_behind_makes_two(truths):
             two_faced += [text] * is_two_faced(answers, azimuth)
             unseen += [text] * (not is_two_faced(turned, azimuth))
     assert not two_faced
-    assert set(unseen) <= {"a red spotted mug", "a turquoise striped mug"}  # a pattern hides the heart on its front
+    assert unseen == ["a turquoise striped mug", "a red spotted mug"]  # their front is a heart that a pattern hides
