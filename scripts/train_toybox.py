@@ -48,6 +48,8 @@ def main():
     parser.add_argument("--batch", type=int, help="pictures a step: 64 on a CPU, 256 on a GPU")
     parser.add_argument("--prediction", choices=architecture.PREDICTIONS, default=architecture.PREDICTIONS[0])
     parser.add_argument("--channels", type=int, default=architecture.LATENT_CHANNELS, help="of the latents")
+    anew = "what reads or writes latents begins from nothing: of the UNet, and of an autoencoder that is trained"
+    parser.add_argument("--anew", action="store_true", help=anew)
     parser.add_argument("--lambertian", type=float, default=Look.lambertian, help="share of pictures that are lit")
     parser.add_argument("--textureless", type=float, default=Look.textureless, help="share that is lit and white")
     parser.add_argument("--coloured", type=float, default=Look.coloured, help="share before a coloured background")
@@ -75,11 +77,14 @@ def make_pictures(options, look):
     return pictures.make(options.pictures / f"pictures-{name}.npz", options.solids, options.seed, look=look)
 
 
-def start_from(part, folder, file):
-    """Copy the tensors of `folder`/`file` whose names and shapes agree into a fresh module."""
+def start_from(part, folder, file, other=None):
+    """Copy the tensors of `folder`/`file` whose names and shapes agree into a fresh module.
+
+    `other`: one of another width of the latents; what has another shape there is left as it is.
+    """
     if folder:
-        ours, theirs = part.state_dict(), load_file(folder / file)
-        known = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
+        ours, theirs, agree = part.state_dict(), load_file(folder / file), (other or part).state_dict()
+        known = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape == agree[k].shape}
         part.load_state_dict(ours | known)
         print(f"{folder / file}: {len(known)} of {len(ours)} tensors taken over")
     return part
@@ -110,7 +115,9 @@ def train_vae(options, data, batch=16):
     """L1, L1 of differences between neighbours, and a little noise on the latents so that they are smooth."""
     state_path = options.work / "vae.pt"
     torch.manual_seed(options.seed)
-    vae = start_from(architecture.build_vae(options.channels), options.vae, "vae/diffusion_pytorch_model.safetensors")
+    other = architecture.build_vae(options.channels + 1) if options.anew and options.vae_minutes else None
+    vae = architecture.build_vae(options.channels)
+    start_from(vae, options.vae, "vae/diffusion_pytorch_model.safetensors", other)
     vae = vae.to(options.device, memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
     optimizer = torch.optim.AdamW(vae.parameters(), 1e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     images, step, spent = torch.from_numpy(data.images), 0, 0.0
@@ -173,8 +180,9 @@ def train_diffusion(options, data, vae):
     text_encoder = architecture.build_text_encoder(tokenizer)
     start_from(text_encoder, options.init, "text_encoder/model.safetensors")
     take_over_words(text_encoder, tokenizer, options.init)
+    other = architecture.build_unet(options.channels + 1) if options.anew else None
     unet = architecture.build_unet(options.channels)
-    start_from(unet, options.init, "unet/diffusion_pytorch_model.safetensors")
+    start_from(unet, options.init, "unet/diffusion_pytorch_model.safetensors", other)
     model = for_training(text_encoder, unet, device)
     captions, latents = Captions(tokenizer, data), encode_all(options, data, vae)
     vae.register_to_config(scaling_factor=1 / latents.std().item())
@@ -231,7 +239,7 @@ def train_diffusion(options, data, vae):
             save_state(state_path, **state, first=first, step=step, spent=clock.spent)
             figures = unseen.measure(average)
             tqdm.write(f"diffusion: step {step}: {figures}")
-            save_prior(options, parts, len(latents), step, clock.spent, figures)
+            save_prior(options, parts, len(latents), first, step, clock.spent, figures)
     bar.close()
 
 
@@ -240,7 +248,7 @@ def recent(losses):
     return torch.stack(list(losses)).mean().item()
 
 
-def save_prior(options, parts, count, step, spent, figures):
+def save_prior(options, parts, count, first, step, spent, figures):
     """The pipeline, its training record, and the checksums that `main.py doctor` compares."""
     out = options.out
     architecture.save_pipeline(out, **parts)
@@ -250,6 +258,7 @@ def save_prior(options, parts, count, step, spent, figures):
         "pictures": count,
         **{share: getattr(options, share) for share in ("lambertian", "textureless", "coloured")},
         "steps": step,
+        "steps_before": first,
         "batch": options.batch,
         "minutes": round(spent / 60, 1),
         **figures,

@@ -30,21 +30,21 @@ def test_a_prior_is_trained_as_its_row_says_and_asked_in_both_ways_once(script, 
     monkeypatch.setattr(script.evaluate, "evaluate", lambda options: (asked.append(options) or [ROW], {}))
     sizes = ["--minutes", "0.001", "--solids", "44", "--samples", "2"]
     places = [f"--work={tmp_path / 'work'}", f"--runs={tmp_path / 'runs'}", f"--json={tmp_path / 'found.json'}"]
-    monkeypatch.setattr(sys, "argv", ["x", *sizes, *places, "--only", "epsilon", "--", "--iters", "7"])
+    monkeypatch.setattr(sys, "argv", ["x", *sizes, *places, "--only", "anew, epsilon", "--", "--iters", "7"])
     script.main()
-    found = json.loads((tmp_path / "found.json").read_text())["epsilon"]
+    found = json.loads((tmp_path / "found.json").read_text())["anew, epsilon"]
     assert found["training"]["steps"] > 0 and found["pictures"]["samples"] == 2 and found["objects"]["iou"] == 0.8
-    prior = tmp_path / "work" / "epsilon" / "prior"
+    prior = tmp_path / "work" / "anew,_epsilon" / "prior"
     assert json.loads((prior / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "epsilon"
-    assert json.loads((prior / "training.json").read_text())["init"] is None  # it can take over nothing but pictures
+    assert json.loads((prior / "training.json").read_text())["init"] == "prior"
     kept = json.loads((prior / "training.json").read_text())["steps"]
     assert asked[0].rest[:2] == ["--toybox_dir", str(prior)] and asked[0].rest[-2:] == ["--iters", "7"]
-    assert asked[0].runs == tmp_path / "runs" / "priors" / "epsilon"
+    assert asked[0].runs == tmp_path / "runs" / "priors" / "anew,_epsilon"
 
     script.main()
     assert scripts == ["train_toybox.py", "evaluate_prior.py", "train_toybox.py"]  # the last has nothing left to do
     assert json.loads((prior / "training.json").read_text())["steps"] == kept
-    assert "| epsilon | " in capsys.readouterr().out
+    assert "| anew, epsilon | " in capsys.readouterr().out
 
 
 def test_a_row_may_show_the_prior_of_another_in_another_way(script, tmp_path, monkeypatch):
@@ -65,6 +65,7 @@ def test_a_row_may_show_the_prior_of_another_in_another_way(script, tmp_path, mo
 
 def test_the_table_has_shares_in_2d_and_means_in_3d(script):
     shares = {"name": 0.9, "colour": 0.955, "worn": None, "view": 0.8}
-    found = {"epsilon": dict(training={"steps": 12}, pictures={"all": shares, "autoencoder_psnr": 30.18})}
+    steps = {"steps": 112, "steps_before": 100}
+    found = {"epsilon": dict(training=steps, pictures={"all": shares, "autoencoder_psnr": 30.18})}
     found["epsilon"]["objects"] = script.evaluate.means([ROW])
     assert "| epsilon | 12 | 30.2 | 90% | 96% | - | 80% | 0.800 | 10.0 | 100% | 0.600 | 20 |" in script.table(found)

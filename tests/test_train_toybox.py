@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_a_training_leaves_a_pipeline_goes_on_where_it_was_and_begins_from_anoth
     assert pipeline("a frog, front view", num_inference_steps=2).images[0].size == (128, 128)
 
     onward = train("next", 0.01, "--init", tmp_path / "prior", "--vae_minutes", 0, work="work2")
-    assert onward["steps"] > again["steps"] and onward["init"] == "prior"
+    assert onward["steps"] > again["steps"] == onward["steps_before"] and onward["init"] == "prior"
     resumed = torch.load(tmp_path / "work2" / "diffusion.pt")
     assert resumed["first"] == again["steps"] and resumed["step"] == onward["steps"]
     same = [torch.load(tmp_path / work / "latents-44-0.pt")["latents"] for work in ("work", "work2")]
@@ -60,6 +61,23 @@ def test_another_prediction_width_and_look_can_be_trained_to_compare(train, tmp_
     assert pipeline.vae.config.latent_channels == 4
     made = np.load(tmp_path / "work" / "pictures-44-0-0.25-0.5-1.0.npz")
     assert not (made["images"][:3] == sample(np.random.default_rng((0, 0))).images).all()
+
+
+def test_begun_anew_only_what_touches_the_latents_is_not_taken_over(script, train, tmp_path, capsys):
+    train("prior", 0.01, "--vae_minutes", 0.01)
+    capsys.readouterr()
+    train("same", 0.01, "--init", tmp_path / "prior", "--vae_minutes", 0, "--anew", work="same")
+    assert taken_over(capsys) == {"vae": 0, "text_encoder": 0, "unet": 3}  # all of conv_in and conv_out but one bias
+    train("anew", 0.01, "--init", tmp_path / "prior", "--vae_minutes", 0.01, "--anew", work="anew")
+    assert taken_over(capsys)["vae"] == 3  # the last layer of the encoder, the first of the decoder without a bias
+    train("narrow", 0.01, "--init", tmp_path / "prior", "--vae_minutes", 0.01, "--channels", 4, work="narrow")
+    assert taken_over(capsys) == {"vae": 3, "text_encoder": 0, "unet": 3}
+
+
+def taken_over(capsys) -> dict[str, int]:
+    """How many tensors of each part were left as they began."""
+    found = re.findall(r"(\w+)/[\w.]+: (\d+) of (\d+) tensors taken over", capsys.readouterr().out)
+    return {part: int(all_of) - int(known) for part, known, all_of in found}
 
 
 def test_shares_that_are_none_are_refused_in_one_line(train, capsys):
