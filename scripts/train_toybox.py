@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections import deque
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,21 +60,22 @@ def main():
     options.vae = options.vae or options.init
     options.rate = options.rate or 6e-4 * (options.batch / 64) ** 0.5
     try:
-        look = Look(options.lambertian, options.textureless, options.coloured)
+        options.look = Look(options.lambertian, options.textureless, options.coloured)
     except ValueError as error:
         parser.error(str(error))
     options.pictures = options.pictures or options.work
     for folder in (options.work, options.pictures):
         folder.mkdir(parents=True, exist_ok=True)
-    data = make_pictures(options, look)
+    path = options.pictures / f"pictures-{name_of(options)}.npz"
+    data = pictures.make(path, options.solids, options.seed, look=options.look)
     vae = train_vae(options, data)
     train_diffusion(options, data, vae)
 
 
-def make_pictures(options, look):
-    """What is trained on, made once; other looks than the ordinary one have files of their own."""
-    name = "-".join(map(str, (options.solids, options.seed, *(astuple(look) if look != Look() else ()))))
-    return pictures.make(options.pictures / f"pictures-{name}.npz", options.solids, options.seed, look=look)
+def name_of(options) -> str:
+    """Of the pictures in files; other looks than the ordinary one have names of their own."""
+    look = () if options.look == Look() else astuple(options.look)
+    return "-".join(map(str, (options.solids, options.seed, *look)))
 
 
 def start_from(part, folder, file, other=None):
@@ -159,7 +160,8 @@ def train_vae(options, data, batch=16):
 @torch.no_grad()
 def encode_all(options, data, vae):
     """Latents of all pictures, [N, C, 16, 16] float32. None is mirrored: a mug's handle is always on its left."""
-    path = options.work / f"latents-{options.solids}-{options.seed}.pt"
+    weights = b"".join(value.cpu().contiguous().numpy().tobytes() for value in vae.state_dict().values())
+    path = options.work / f"latents-{name_of(options)}-{hashlib.sha256(weights).hexdigest()[:8]}.pt"
     if path.exists():
         return torch.load(path)["latents"]
     images, parts = torch.from_numpy(data.images), []
@@ -256,7 +258,7 @@ def save_prior(options, parts, count, first, step, spent, figures):
         "seed": options.seed,
         "init": options.init and options.init.name,
         "pictures": count,
-        **{share: getattr(options, share) for share in ("lambertian", "textureless", "coloured")},
+        **asdict(options.look),
         "steps": step,
         "steps_before": first,
         "batch": options.batch,

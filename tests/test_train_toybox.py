@@ -48,8 +48,16 @@ def test_a_training_leaves_a_pipeline_goes_on_where_it_was_and_begins_from_anoth
     assert onward["steps"] > again["steps"] == onward["steps_before"] and onward["init"] == "prior"
     resumed = torch.load(tmp_path / "work2" / "diffusion.pt")
     assert resumed["first"] == again["steps"] and resumed["step"] == onward["steps"]
-    same = [torch.load(tmp_path / work / "latents-44-0.pt")["latents"] for work in ("work", "work2")]
+    same = [torch.load(latents)["latents"] for work in ("work", "work2") for latents in latents_in(tmp_path / work)]
     assert torch.allclose(*same, atol=2e-2)  # of the same autoencoder: minutes 0 keep it, stored in half precision
+
+    longer = resumed["spent"] / 60 + 0.01
+    train("changed", longer, "--init", tmp_path / "prior", "--vae_minutes", 0.01, work="work2")
+    assert len(latents_in(tmp_path / "work2")) == 2  # of another autoencoder, which does not see through the first
+
+
+def latents_in(folder):
+    return list(folder.glob("latents-44-0-*.pt"))
 
 
 def test_another_prediction_width_and_look_can_be_trained_to_compare(train, tmp_path):
