@@ -62,9 +62,10 @@ def main():
     parser.add_argument("--only", action="append", choices=tuple(CHOICES), metavar="ROW", help="these rows alone")
     parser.add_argument("rest", nargs="*", help="after --: options for main.py")
     options = parser.parse_args()
-    found = {}
+    found = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     for name in options.only or CHOICES:
         found[name] = compare(name, options)
+        found = {name: found[name] for name in CHOICES if name in found}  # rows of earlier calls, too
         print(table(found), flush=True)
         if options.json:
             write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())

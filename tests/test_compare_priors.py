@@ -15,6 +15,7 @@ def script():
     return load_script("compare_priors")
 
 
+EARLIER = dict(all=dict(name=1, colour=1, worn=1, view=1), autoencoder_psnr=30.0)
 ROW = dict(text="a frog", iou=0.8, colour=10.0, hit=True, janus=False, fscore=0.6, normal=20.0, train_seconds=60.0)
 
 
@@ -31,8 +32,12 @@ def test_a_prior_is_trained_as_its_row_says_and_asked_in_both_ways_once(script, 
     sizes = ["--minutes", "0.001", "--solids", "44", "--samples", "2"]
     places = [f"--work={tmp_path / 'work'}", f"--runs={tmp_path / 'runs'}", f"--json={tmp_path / 'found.json'}"]
     monkeypatch.setattr(sys, "argv", ["x", *sizes, *places, "--only", "anew, epsilon", "--", "--iters", "7"])
+    earlier = dict(training=dict(steps=9, steps_before=0), pictures=EARLIER, objects=script.evaluate.means([ROW]))
+    (tmp_path / "found.json").write_text(json.dumps({"anew, autoencoder too": earlier}))
     script.main()
-    found = json.loads((tmp_path / "found.json").read_text())["anew, epsilon"]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found) == ["anew, epsilon", "anew, autoencoder too"]  # what was measured before stays
+    found = found["anew, epsilon"]
     assert found["training"]["steps"] > 0 and found["pictures"]["samples"] == 2 and found["objects"]["iou"] == 0.8
     prior = tmp_path / "work" / "anew,_epsilon" / "prior"
     assert json.loads((prior / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "epsilon"
