@@ -79,6 +79,7 @@ def build_field(config: Config, device: torch.device) -> Field:
         blob_density=model.blob_density,
         blob_radius=model.blob_radius,
         normal_mode=model.normal_mode,
+        normal_step=model.normal_step,
         precision=build_precision(config, device),
         generator=step_generator(config.run.seed, 0, stream="field"),
     )

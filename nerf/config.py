@@ -212,6 +212,7 @@ class ModelConfig:
     blob_density: float = opt(5.0, "density of the blob the run starts from", low=0, architecture=True)
     blob_radius: float = opt(0.2, "radius of that blob in scene units", above=0, architecture=True)
     normal_mode: str = opt("finite", "normals by finite differences or by autograd", choices=("finite", "analytic"))
+    normal_step: float = opt(0.01, "half the distance of those differences, scene units; more smooths", above=0)
     progressive_level: bool = opt(False, "start with the coarse levels of the grid")
 
 

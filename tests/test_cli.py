@@ -231,7 +231,10 @@ BAD_INPUT = [
     ("--guidance", "--guidance needs a value, got none"),
     ("--guidance clip --text 'a frog'", "--guidance clip is not supported yet"),
     ("--backbone mlp --text 'a frog'", "--backbone needs one of grid, grid_tcnn, vanilla, grid_taichi, got 'mlp'"),
-    ("--backbone grid_tcnn --text 'a frog'", "--backbone grid_tcnn needs --normal_mode finite, got analytic"),
+    (
+        "--backbone grid_tcnn --normal_mode analytic --text 'a frog'",
+        "--backbone grid_tcnn needs --normal_mode finite, got analytic",
+    ),
     ("--image frog.png", "--image is not supported yet"),
     ("--dmtet --init_with x", "--dmtet is not supported yet"),
     ("--radus_range 3 4", "unknown option --radus_range: did you mean --radius_range?"),

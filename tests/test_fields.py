@@ -9,7 +9,7 @@ import scenes
 from fusedfield.reference import density_blob, truncated_exp
 from nerf.encoding import get_encoder
 from nerf.fields import BackgroundNetwork, HashGridField, VanillaField
-from nerf.fields.base import MLP, linear, seeded
+from nerf.fields.base import MLP, Field, linear, seeded
 
 SMALL = {"num_levels": 4, "log2_hashmap_size": 10, "desired_resolution": 64, "hidden_dim": 16}
 
@@ -193,6 +193,16 @@ def test_flat_density_has_no_normal():
     assert_close(scenes.Fog(1.0).normal(points(5), "finite"), torch.zeros(5, 3))
 
 
+def test_differences_do_not_see_what_repeats_within_their_distance():
+    class Rippled(Field):
+        def density(self, x):
+            return 3 - x[:, 0] + 0.1 * torch.sin(2 * torch.pi / 0.06 * x[:, 0]) - x[:, 1]
+
+    x, plane = points(100) * 0.9, torch.tensor([0.5**0.5, 0.5**0.5, 0.0])
+    assert_close(Rippled(1.0, normal_step=0.03).normal(x), plane.expand(100, 3), rtol=0, atol=1e-3)
+    assert (Rippled(1.0, normal_step=0.01).normal(x) @ plane).min() < 0
+
+
 def test_unknown_normal_mode_is_named():
     with pytest.raises(ValueError, match="'sobel'"):
         scenes.Ball().normal(points(1), "sobel")
@@ -266,6 +276,7 @@ def test_bf16_is_close_to_fp32_and_not_the_same(build):
         (hashgrid, {"precision": "fp16"}, "'fp16'.*fp32, bf16"),
         (hashgrid, {"bound": 0.0}, "bound"),
         (hashgrid, {"normal_mode": "mesh"}, "'mesh'"),
+        (hashgrid, {"normal_step": 0.0}, "must be positive, got 0.0"),
         (vanilla, {"num_layers": 0}, "1 layer"),
         (vanilla, {"density_activation": "relu"}, "'relu'"),
     ],

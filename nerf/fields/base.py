@@ -63,19 +63,22 @@ class Field(nn.Module):
 
     Args:
         bound: Half the edge of the box, scene units.
-        normal_mode: "finite" (central differences over 2 cm of a 2 m box: they smooth) or "analytic" (autograd).
+        normal_mode: "finite" (central differences: they smooth) or "analytic" (autograd).
+        normal_step: Half the distance of those differences, scene units. What is smaller, cells of a grid for one, does
+            not show.
     """
 
-    epsilon = 1e-2  # half the distance of finite differences, scene units
-
-    def __init__(self, bound: float, normal_mode: str = "finite"):
+    def __init__(self, bound: float, normal_mode: str = "finite", normal_step: float = 1e-2):
         super().__init__()
         if not bound > 0:
             raise ValueError(f"the bound of a field must be positive, got {bound}")
         if normal_mode not in NORMAL_MODES:
             raise ValueError(f"unknown normal mode '{normal_mode}': choose one of {', '.join(NORMAL_MODES)}")
         self.bound = float(bound)
+        if not normal_step > 0:
+            raise ValueError(f"the step of finite differences must be positive, got {normal_step}")
         self.normal_mode = normal_mode
+        self.normal_step = float(normal_step)
         self.max_level = 1.0
 
     def query(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +139,7 @@ class Field(nn.Module):
         return -F.normalize(gradient.float(), dim=-1, eps=1e-12)
 
     def _finite_gradient(self, x: Tensor) -> Tensor:
-        steps = self.epsilon * torch.eye(3, device=x.device, dtype=x.dtype)
+        steps = self.normal_step * torch.eye(3, device=x.device, dtype=x.dtype)
         steps = torch.cat([steps, -steps])[:, None]  # [6, 1, 3], outermost: each sixth keeps the order along rays
         points = (x + steps).clamp(-self.bound, self.bound)
         values = self.potential(points.view(-1, 3)).view(2, 3, -1)

@@ -20,7 +20,7 @@ class NetworkField(Field):
         density_activation: exp or softplus.
         blob_density, blob_radius: The ball training starts from: its peak before the activation, and the radius
             at which it has fallen to 0, scene units.
-        normal_mode: finite or analytic.
+        normal_mode, normal_step: Of Field.
         precision: fp32 or bf16 of the network; bf16 halves its time on CPUs that have it. The encoding, the activations
             and normals are always fp32: the differences normals are made of drown in bf16 rounding.
 
@@ -36,9 +36,10 @@ class NetworkField(Field):
         blob_density: float = 5.0,
         blob_radius: float = 0.2,
         normal_mode: str = "finite",
+        normal_step: float = 1e-2,
         precision: str = "fp32",
     ):
-        super().__init__(bound, normal_mode)
+        super().__init__(bound, normal_mode, normal_step)
         if density_activation not in DENSITY_ACTIVATIONS:
             names = ", ".join(DENSITY_ACTIVATIONS)
             raise ValueError(f"unknown density activation '{density_activation}': choose one of {names}")
