@@ -57,3 +57,19 @@ def make(prior, tmp_path, monkeypatch):
     from tiny_run import maker
 
     return maker(prior, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch):
+    """A machine whose GPU, if it has one, is not seen."""
+    from nerf import select_guidance
+
+    monkeypatch.setattr(select_guidance, "has_accelerator", lambda device="auto": False)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """See command_line.save_run."""
+    from command_line import save_run
+
+    return save_run(tmp_path)

@@ -71,7 +71,7 @@ def test_another_prediction_width_and_look_can_be_trained_to_compare(train, tmp_
     assert not (made["images"][:3] == sample(np.random.default_rng((0, 0))).images).all()
 
 
-def test_begun_anew_only_what_touches_the_latents_is_not_taken_over(script, train, tmp_path, capsys):
+def test_begun_anew_only_what_touches_the_latents_is_not_taken_over(train, tmp_path, capsys):
     train("prior", 0.01, "--vae_minutes", 0.01)
     capsys.readouterr()
     train("same", 0.01, "--init", tmp_path / "prior", "--vae_minutes", 0, "--anew", work="same")

@@ -74,9 +74,9 @@ class Field(nn.Module):
             raise ValueError(f"the bound of a field must be positive, got {bound}")
         if normal_mode not in NORMAL_MODES:
             raise ValueError(f"unknown normal mode '{normal_mode}': choose one of {', '.join(NORMAL_MODES)}")
-        self.bound = float(bound)
         if not normal_step > 0:
             raise ValueError(f"the step of finite differences must be positive, got {normal_step}")
+        self.bound = float(bound)
         self.normal_mode = normal_mode
         self.normal_step = float(normal_step)
         self.max_level = 1.0
