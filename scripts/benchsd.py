@@ -1,29 +1,36 @@
-"""What scripts/bench.py sd measures: a step of Stable Diffusion's guidance and its parts, against plain diffusers."""
+"""What scripts/bench.py sd measures: a step of Stable Diffusion's guidance and its parts, against plain diffusers.
+
+Its memory can be counted where there is no GPU: on fake tensors, which have a size and no contents.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from benchcases import Case
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidance import distill
 from guidance.memory import PLANS
 from guidance.stable_diffusion import StableDiffusion
 from guidance.types import GuidanceBatch
+from live_memory import LiveMemory
 
 SCALE, TIMESTEP = 100.0, 500
 
 
-def sd_cases(device: torch.device, source: str = "random:sd21") -> Iterator[Case]:
+def sd_cases(device: torch.device, source: str = "random:sd21", precision: str = "auto") -> Iterator[Case]:
     """One picture of 64 x 64 as the renderer makes it; then the same with each plan of guidance/memory.py.
 
     Args:
         source: Of `guidance.weights.locate`; random weights take the time and the memory of true ones.
+        precision: Of StableDiffusion.
     """
-    guidance = StableDiffusion(source, device=device)
+    guidance = StableDiffusion(source, device=device, precision=precision)
     guidance.prepare("a frog")
     plain = Plain(guidance)
     picture = torch.rand(1, 3, 64, 64, device=device).requires_grad_()
@@ -39,6 +46,32 @@ def sd_cases(device: torch.device, source: str = "random:sd21") -> Iterator[Case
         while guidance.plan is not plan:
             guidance.economise()
         yield Case("guidance", plan.name, lambda: step(guidance, picture), peer=lambda: plain.step(picture))
+
+
+@dataclass(frozen=True)
+class Held:
+    """GB of a case: of what it reads, which is weights above all, and at most of what it makes meanwhile."""
+
+    op: str
+    size: str
+    ours_read: float
+    ours_made: float
+    reference_read: float
+    reference_made: float
+
+
+def held(source: str = "random:sd21") -> Iterator[Held]:
+    """The memory of every case in half precision. Computed, not measured: nothing runs, but on what would run."""
+    for case in sd_cases(torch.device("cpu"), source, "bf16"):
+        figures = []
+        for call in (case.call, case.peer):
+            with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as live:
+                result = call()
+                if case.inputs:
+                    torch.autograd.grad(result, case.inputs, torch.ones_like(result))
+            del result
+            figures += [live.read / 1e9, live.peak / 1e9]
+        yield Held(case.op, case.size, *figures)
 
 
 @torch.enable_grad()

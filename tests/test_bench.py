@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -47,6 +48,31 @@ def test_the_step_of_the_benchmark_is_that_of_plain_diffusers_for_less(script, t
         assert ours.shape == theirs.shape and ours.isfinite().all() and theirs.isfinite().all()
         if name.startswith("encoder"):
             assert torch.allclose(ours, theirs, atol=0.02)  # bf16 where the processor has it
+
+
+def test_the_memory_of_a_step_is_counted_without_computing_it(script, tmp_path, monkeypatch, capsys):
+    from tiny_diffusion import save_pipeline
+
+    source = save_pipeline(tmp_path, "AutoencoderKL")
+    monkeypatch.setattr(script, "held", functools.partial(script.held, source))
+    report, page = tmp_path / "memory.json", tmp_path / "page.md"
+    monkeypatch.setattr(sys, "argv", ["bench.py", "sd", "--device", "fake", "--json", str(report)])
+    script.main()
+    rows = {(row["op"], row["size"]): row for row in json.loads(report.read_text())["rows"]}
+    whole, small = rows["guidance", "whole"], rows["guidance", "8-bit UNet"]
+    weights = sum(path.stat().st_size for path in (tmp_path / "unet").glob("*.safetensors")) / 2e9  # half of float32
+    assert rows["UNet", "two prompts"]["ours_read"] == pytest.approx(weights, rel=0.1)
+    assert whole["ours_read"] == whole["reference_read"] > small["ours_read"] > whole["ours_read"] / 2
+    assert 0 < rows["encoder", "16^2"]["ours_made"] < rows["encoder", "16^2"]["reference_made"]
+    script.write_markdown([str(report)], page)
+    assert "| guidance | whole | " in page.read_text() and "| guidance | whole | " in capsys.readouterr().out
+
+
+def test_only_the_memory_of_the_guidance_is_counted_without_a_device(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.py", "ops", "--device", "fake"])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert "not of ops" in capsys.readouterr().err
 
 
 def test_a_case_is_measured_in_both_passes_and_both_modes(script):
