@@ -219,7 +219,7 @@ def train_diffusion(options, data, vae):
         temper(model, lambda: loss_of(step))
         average.load_state_dict(model.state_dict())
     unseen = Unseen(captions, latents, scheduler)
-    figures, clock = unseen.measure(average), Clock(spent, options.minutes)
+    figures, clock, taken = unseen.measure(average), Clock(spent, options.minutes), step
     bar = tqdm(desc="diffusion", initial=step, unit="step")
     while clock.fraction < 1:
         set_rate(optimizer, options.rate, step - first, clock.fraction)
@@ -243,6 +243,8 @@ def train_diffusion(options, data, vae):
             tqdm.write(f"diffusion: step {step}: {figures}")
             save_prior(options, parts, len(latents), first, step, clock.spent, figures)
     bar.close()
+    if step == taken:  # complete before: it may be asked for in another place
+        save_prior(options, parts, len(latents), first, step, spent, figures)
 
 
 def recent(losses):

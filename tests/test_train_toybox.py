@@ -44,6 +44,10 @@ def test_a_training_leaves_a_pipeline_goes_on_where_it_was_and_begins_from_anoth
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a frog, front view", num_inference_steps=2).images[0].size == (128, 128)
 
+    kept = torch.load(tmp_path / "work" / "diffusion.pt")["spent"] / 60
+    copied = train("copy", kept, "--vae_minutes", 0.02)  # whose minutes are over
+    assert copied == again and sums_of(tmp_path / "copy") == sums_of(tmp_path / "prior")
+
     onward = train("next", 0.01, "--init", tmp_path / "prior", "--vae_minutes", 0, work="work2")
     assert onward["steps"] > again["steps"] == onward["steps_before"] and onward["init"] == "prior"
     resumed = torch.load(tmp_path / "work2" / "diffusion.pt")
@@ -54,6 +58,10 @@ def test_a_training_leaves_a_pipeline_goes_on_where_it_was_and_begins_from_anoth
     longer = resumed["spent"] / 60 + 0.01
     train("changed", longer, "--init", tmp_path / "prior", "--vae_minutes", 0.01, work="work2")
     assert len(latents_in(tmp_path / "work2")) == 2  # of another autoencoder, which does not see through the first
+
+
+def sums_of(prior):
+    return (prior / "SHA256SUMS").read_text()
 
 
 def latents_in(folder):
