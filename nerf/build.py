@@ -137,15 +137,15 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
         side_decay_factor=options.side_decay_factor,
     )
     for name in options.guidance:
-        text = config.run.text
+        text, negative = config.run.text, config.run.negative
         if name == "toybox":
-            from toybox.captions import parse
+            from toybox import captions
             from toybox.lexicon import is_sided, known_to
             from toybox.words import OBJECTS
 
             known = known_to(options.toybox_dir)
-            caption = parse(text, known)
-            text, sources = str(caption), options.toybox_dir
+            caption = captions.parse(text, known)
+            text, negative, sources = str(caption), captions.negative(negative, known), options.toybox_dir
             views = replace(views, sided=is_sided(known), mirrored=not OBJECTS[caption.name].one_sided)
         else:
             sources = find_weights(config, name, half=device.type == "cuda")
@@ -160,7 +160,7 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
             rescale=options.cfg_rescale,
             space=options.distill_space,
         )
-        prior.prepare(text, config.run.negative)
+        prior.prepare(text, negative)
         priors[name] = prior
     return priors
 

@@ -10,7 +10,7 @@ import pytest
 
 from guidance.prompts import VIEW_WORDS, view_prompts
 from toybox import lexicon, pictures, words
-from toybox.captions import Caption, canonical, is_held_out, parse
+from toybox.captions import Caption, canonical, is_held_out, negative, parse
 from toybox.words import COLOURS, KINDRED, MEANINGS, OBJECTS, PATTERNS, SUPPORTS, WORN, vocabulary, words_of
 
 
@@ -83,6 +83,12 @@ def test_every_caption_means_what_it_says():
         ("a frog with a hat and a crown", ["one thing to wear, got hat and crown"]),
         ("a frog on a box on a plate", ["one thing to stand on, got box and plate"]),
         ("a mushroom wearing a hat", ["cannot dress a mushroom", "frog", "robot"]),
+        (
+            "a \u043a\u0440\u0430\u0441\u043d\u044b\u0439 frog",
+            ["does not know '\u043a\u0440\u0430\u0441\u043d\u044b\u0439'"],
+        ),
+        ("\u9752\u86d9", ["does not know '\u9752\u86d9'"]),
+        ("a fr\u00f6g", ["does not know 'fr\u00f6g'; nearest: frog"]),
     ],
 )
 def test_what_is_not_understood_is_a_short_message_with_the_way_out(text, parts):
@@ -93,6 +99,20 @@ def test_what_is_not_understood_is_a_short_message_with_the_way_out(text, parts)
     assert len(line) < 5 * 80  # lines of a terminal
     for part in [*parts, "python main.py words", "--guidance SD"]:
         assert part in line
+
+
+@pytest.mark.parametrize(
+    "text, words", [("", ""), ("a kitten on a red box", "cat red box"), ("A hat, spotted", "hat spotted")]
+)
+def test_what_must_not_show_is_said_in_the_words_of_the_captions(text, words):
+    assert negative(text) == words
+
+
+@pytest.mark.parametrize("text, reason", [("blurry, ugly", "does not know 'blurry' or 'ugly'"), ("a photo", "needs")])
+def test_what_must_not_show_has_to_be_understood(text, reason):
+    with pytest.raises(ValueError, match=reason) as caught:
+        negative(text)
+    assert str(caught.value).startswith(f"--negative {text!r}: ")
 
 
 def test_the_nearest_in_meaning_are_words_that_are_known_and_not_the_word_itself():

@@ -70,12 +70,10 @@ def parse(text, known=None):
         ValueError: a word is unknown, there is not exactly one object, or it cannot be as asked; under five lines.
     """
     meanings = lexicon(known)
-    found, unknown = _read(words_of(text), meanings)
+    found, unknown = _read(_phrases(words_of(text), meanings))
     of = lambda kind: [word for what, word, _ in found if what == kind]  # noqa: E731
     if unknown:
-        near = nearest(unknown, meanings, bool(of("object")))
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise _refusal(text, f"does not know {_listed(unknown, 'or', repr)}{hint}")
+        raise _refusal(text, _not_known(unknown, meanings, bool(of("object"))))
     if len(of("object")) != 1:
         several = of("object") and f"makes one object at a time, got {_listed(of('object'))}"
         raise _refusal(text, several or "needs an object")
@@ -112,9 +110,46 @@ def canonical(text, known=None):
     return str(parse(text, known))
 
 
-def _read(words, meanings):
+def negative(text, known=None):
+    """What must not show, in the words of the captions: "a kitten on a red box" -> "cat red box".
+
+    Args:
+        known: As for `parse`.
+
+    Raises:
+        ValueError: a word is unknown, or stands for nothing.
+    """
+    meanings = lexicon(known)
+    phrases = list(_phrases(words_of(text), meanings))
+    unknown = [word for kind, word in phrases if kind is None]
+    if unknown:
+        raise _refusal(text, _not_known(unknown, meanings, True), "--negative")
+    said = [word for kind, word in phrases if kind != "link"]
+    if text.strip() and not said:
+        raise _refusal(text, "needs things, colours or patterns that must not show", "--negative")
+    return " ".join(said)
+
+
+def _phrases(words, meanings):
+    """The longest phrases that mean something, a comma or a word like "on" as "link"; None: not known. -> (kind, word)
+
+    Fillers are passed over.
+    """
+    i = 0
+    while i < len(words):
+        length = next((n for n in range(LONGEST, 0, -1) if " ".join(words[i : i + n]) in meanings), 0)
+        if length:
+            yield meanings[" ".join(words[i : i + length])]
+        elif words[i] == "," or words[i] in LINKS:
+            yield "link", words[i]
+        elif words[i] not in FILLERS:
+            yield None, words[i]
+        i += max(length, 1)
+
+
+def _read(phrases):
     """Nouns with the modifiers before them, and unknown words. -> [(kind, word, {modifier: [words]})], [words]"""
-    found, unknown, waiting, i = [], [], {}, 0
+    found, unknown, waiting = [], [], {}
 
     def give_to_object():  # "a spaceship, blue, on a box"
         modifiers = next((modifiers for kind, _, modifiers in found if kind == "object"), None)
@@ -123,27 +158,29 @@ def _read(words, meanings):
                 modifiers.setdefault(modifier, []).extend(values)
             waiting.clear()
 
-    while i < len(words):
-        length = next((n for n in range(LONGEST, 0, -1) if " ".join(words[i : i + n]) in meanings), 0)
-        if length:
-            kind, word = meanings[" ".join(words[i : i + length])]
-            if kind in ("colour", "pattern"):
-                waiting.setdefault(kind, []).append(word)
-            else:
-                found.append((kind, word, dict(waiting)))
-                waiting.clear()
-        elif words[i] == "," or words[i] in LINKS:
+    for kind, word in phrases:
+        if kind is None:
+            unknown.append(word)
+        elif kind == "link":
             give_to_object()
-        elif words[i] not in FILLERS:
-            unknown.append(words[i])
-        i += max(length, 1)
+        elif kind in ("colour", "pattern"):
+            waiting.setdefault(kind, []).append(word)
+        else:
+            found.append((kind, word, dict(waiting)))
+            waiting.clear()
     give_to_object()
     return found, unknown
 
 
-def _refusal(text, reason):
+def _not_known(unknown, meanings, has_object):
+    near = nearest(unknown, meanings, has_object)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    return f"does not know {_listed(unknown, 'or', repr)}{hint}"
+
+
+def _refusal(text, reason, option="--text"):
     return ValueError(
-        f"--text {text!r}: the embedded prior (Toybox) {reason}. `python main.py words` lists what it understands; "
+        f"{option} {text!r}: the embedded prior (Toybox) {reason}. `python main.py words` lists what it understands; "
         "for any other words use --guidance SD (needs a GPU and its weights)"
     )
 

@@ -166,8 +166,8 @@ KINDRED = {  # words that users try, and the nearest in meaning that is here
 
 
 def words_of(text):
-    """Lower-case words and commas of a sentence."""
-    return re.findall(r"[a-z0-9]+|,", text.lower())
+    """Lower-case words, of any script, and commas of a sentence."""
+    return re.findall(r"[^\W_]+|,", text.lower())
 
 
 def article(word):
