@@ -6,6 +6,8 @@ python main.py --help
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +16,8 @@ from common.openmp import wait_briefly
 wait_briefly()
 
 from nerf import checkpoint, cli  # noqa: E402
-from nerf.preflight import preflight  # noqa: E402
+from nerf.preflight import check_prior, preflight  # noqa: E402
+from nerf.workspace import claimed  # noqa: E402
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses
 
@@ -28,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return complain(f"interrupted{how_to_go_on(request)}", INTERRUPTED)
     except Exception as error:
-        if "--debug" in argv:
+        if "--debug" in argv or request and request.config.run.debug:  # the latter from a --file, too
             raise
         status = explain(error)
         if status is None:
@@ -46,8 +49,8 @@ def run(request: cli.Request) -> int:
     if request.commands == ("words",):
         from toybox import lexicon
 
-        print(lexicon.overview(lexicon.known_to(config.guidance.toybox_dir)))
-        return 0
+        check_prior(config.guidance.toybox_dir)
+        return tell(lexicon.overview(lexicon.known_to(config.guidance.toybox_dir)))
     if request.commands == ("download",):
         from nerf.select_guidance import find_weights
 
@@ -59,21 +62,37 @@ def run(request: cli.Request) -> int:
     if "train" in request.commands and "toybox" in config.guidance.guidance:
         from toybox import captions, lexicon
 
-        captions.parse(config.run.text, lexicon.known_to(config.guidance.toybox_dir))
+        known = lexicon.known_to(config.guidance.toybox_dir)
+        captions.parse(config.run.text, known)
+        captions.negative(config.run.negative, known)
     preflight(request.commands, config)
     for note in request.notes:
         print(note, file=sys.stderr, flush=True)
+    with claimed(config.run.workspace) if "train" in request.commands else contextlib.nullcontext():
+        work(request)
+    return 0
 
+
+def work(request: cli.Request) -> None:
+    """What takes long. Imports torch."""
     from nerf import commands
 
-    work = {
+    functions = {
         "train": commands.run_training,
         "test": commands.run_test,
         "six_views": commands.run_six_views,
         "save_mesh": commands.run_save_mesh,
     }
     for command in request.commands:
-        work[command](config)
+        functions[command](request.config)
+
+
+def tell(text: str) -> int:
+    """Print it, to a reader who may stop early ("words | head -3"), and return the exit status."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
     return 0
 
 
@@ -98,6 +117,9 @@ def explain(error: Exception) -> int | None:
         return complain(error, FAILURE)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return complain("out of GPU memory: use --vram_O, smaller --w and --h, or --batch_size 1", FAILURE)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+        smaller = "smaller --w, --h, --video_size, --mcubes_resolution, or --batch_size 1"
+        return complain(f"out of memory: use {smaller}", FAILURE)
     return None
 
 

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 import zipfile
@@ -20,7 +19,6 @@ from typing import Any
 
 META = "archive/meta.json"  # torch names its folder "archive" when it saves to a buffer
 NAMES = ("latest", "scratch", "best", "latest_model")
-RUN_FILES = ("config.json", "run.json", "log.jsonl", "run", "checkpoints", "validation", "results", "mesh", "guidance")
 _NAME = re.compile(r"step_(\d+)\.pt")
 _SCRATCH = "or --ckpt scratch to start anew (the old run is kept aside)"
 
@@ -123,20 +121,6 @@ def load(path: str | Path, expected: dict[str, Any] | None = None, device: Any =
         return torch.load(path, map_location=device, weights_only=True)
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
         raise _damaged(path, error) from None
-
-
-def set_aside(workspace: str | Path) -> Path | None:
-    """Move the files of the run in a workspace to workspace/old-<n>; None: there was no run."""
-    workspace = Path(workspace)
-    found = [workspace / name for name in RUN_FILES if (workspace / name).exists()]
-    if not found:
-        return None
-    number = next(n for n in range(1, sys.maxsize) if not (workspace / f"old-{n}").exists())
-    target = workspace / f"old-{number}"
-    target.mkdir()
-    for path in found:
-        shutil.move(path, target / path.name)
-    return target
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -76,7 +76,7 @@ def parse(argv: Sequence[str]) -> Request:
     else:
         config, note = _trained(commands, typed)
     validate(config)
-    notes += [*([note] if note else []), *_notes(config)]
+    notes += [*([note] if note else []), *_notes(config, typed)]
     return Request(commands, config, tuple(notes))
 
 
@@ -164,7 +164,7 @@ def _typed(argv: Sequence[str], notes: list[str]) -> tuple[list[str], dict[str, 
     """Words that are no option, and {option: value} of what was typed, the --file included."""
     parser = build_parser()
     words, typed = _read(parser, list(argv), notes)
-    if typed.get("file"):
+    if "file" in typed:
         more, from_file = _read(parser, _file_arguments(typed["file"]), notes)
         if "file" in from_file:
             raise ValueError(f"--file {typed['file']}: an argument file cannot name another --file")
@@ -175,7 +175,7 @@ def _typed(argv: Sequence[str], notes: list[str]) -> tuple[list[str], dict[str, 
 def _file_arguments(path: str) -> list[str]:
     """The arguments in a file: one option per line or as in a shell; # begins a comment."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # an editor may have put a mark there
         return shlex.split(text.replace("\\\n", " "), comments=True)
     except OSError as error:
         raise ValueError(f"--file {path}: {error.strerror or error}: give an argument file that exists") from None
@@ -206,6 +206,9 @@ def _check_counts(parser: argparse.ArgumentParser, tokens: list[str]) -> None:
             raise ValueError(f"{name} takes no value, got {got!r}")
         if action.nargs is None and len(values) != 1:
             hint = f"got {len(values)}: put quotes around {got!r}" if values else "got none"
+            following = tokens[end] if not values and end < len(tokens) else ""
+            if following and following.partition("=")[0] not in parser._option_string_actions:
+                hint = f"got none: a value that begins with - is written {name}={following}"
             raise ValueError(f"{name} needs one value, {hint}")
         if action.nargs == 2 and len(values) != 2:
             raise ValueError(f"{name} needs 2 numbers, got {f'{len(values)}: {got}' if values else 'none'}")
@@ -233,7 +236,7 @@ def _commands(typed: dict[str, Any]) -> tuple[str, ...]:
 
 def _configure(defaults: dict[str, Any], typed: dict[str, Any], guidance: tuple[str, ...] = ()) -> Config:
     """defaults < presets < typed."""
-    presets = [PRESETS[name] for name in ("O", "O2", "IF") if typed.get(name)]
+    presets = [PRESETS[name] for name in ("O", "O2", "IF", "taichi_ray") if typed.get(name)]
     presets += [PRESETS[name] for name in ("toybox", "IF") if guidance == (name,)]
     presets += [{"guidance": guidance}] if guidance else []
     values = dict(defaults)
@@ -246,12 +249,21 @@ def _training(typed: dict[str, Any]) -> tuple[Config, str]:
     if "text" not in typed:
         raise ValueError('--text is needed: say what to make, e.g. python main.py --text "a frog" --workspace out')
     guidance, note = select_guidance(_configure({}, typed), typed)
+    if typed.get("IF") and "IF" not in guidance:
+        raise ValueError(f"--IF stands for --guidance IF, got --guidance {' '.join(guidance)}: drop one")
+    for name in ("hf_key", "sd_version"):
+        if name in typed and guidance == ("toybox",):
+            raise ValueError(f"{spelling(name)} belongs to Stable Diffusion, got --guidance toybox: drop one")
     return _configure({}, typed, guidance), note
 
 
 def _trained(commands: tuple[str, ...], typed: dict[str, Any]) -> tuple[Config, str]:
     """The options of the run in the workspace, from its checkpoint; what is typed wins."""
     run = _configure({}, typed).run
+    if run.ckpt == "scratch":
+        raise ValueError(
+            f"{spelling(commands[0])} needs a trained run, and --ckpt scratch begins a new one: leave it out"
+        )
     path = checkpoint.find(run.workspace, run.ckpt)
     if path is None:
         raise ValueError(
@@ -263,12 +275,16 @@ def _trained(commands: tuple[str, ...], typed: dict[str, Any]) -> tuple[Config, 
     return _configure({}, {**stored, **typed}), f"options of {path}, made for {stored.get('text')!r}"
 
 
-def _notes(config: Config) -> list[str]:
-    notes = []
+def _notes(config: Config, typed: dict[str, Any]) -> list[str]:
+    notes, training = [], config.training
     if config.model.backbone == "grid_taichi":
         notes.append("--backbone grid_taichi: the native kernels serve, same as --backbone grid")
     if config.marching.taichi_ray:
         notes.append("--taichi_ray: the native kernels serve, same as --cuda_ray")
     if config.run.ckpt == "best":
         notes.append("--ckpt best: score distillation ranks no checkpoints, the latest is taken")
+    if typed.get("lambda_orient") and training.latent_iter_ratio == 0 and training.albedo_iter_ratio == 1:
+        notes.append("--lambda_orient has no effect: it acts on normals, and no step has any (--albedo_iter_ratio 1)")
+    if typed.get("background") == "network" and config.model.bg_radius <= 0:
+        notes.append(f"--background network needs --bg_radius above 0, got {config.model.bg_radius:g}: color is taken")
     return notes

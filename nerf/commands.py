@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import extension
-from nerf import checkpoint, evaluate
+from nerf import evaluate
 from nerf.build import build_device, build_trainer, load_trained
 from nerf.config import Config
 from nerf.export import MeshOptions, save_mesh
@@ -20,6 +20,7 @@ from nerf.renderers import RaymarchRenderer
 from nerf.renderers.base import Renderer
 from nerf.runlog import Phases, write_run
 from nerf.trainer import Trainer
+from nerf.workspace import set_aside
 
 WHITE = torch.ones(3)
 
@@ -34,7 +35,7 @@ def run_training(config: Config) -> None:
     with phases("load"):
         trainer = build_trainer(config, device)
         trainer.validate = lambda step: validate(config, trainer.renderer, step)
-    if config.run.ckpt == "scratch" and (moved := checkpoint.set_aside(workspace)):  # now nothing stops the new run
+    if config.run.ckpt == "scratch" and (moved := set_aside(workspace)):  # now nothing stops the new run
         print(f"--ckpt scratch: the old run is kept in {moved}", file=sys.stderr, flush=True)
     write_bytes(workspace / "config.json", (json.dumps(config.flat(), indent=2) + "\n").encode())
     print(_describe(config, trainer, native), flush=True)

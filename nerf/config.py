@@ -64,7 +64,7 @@ class RunConfig:
     six_views: bool = opt(False, "render front, left, back, right, top and bottom of a trained run")
     file: str | None = opt(None, "read options from this file; the command line wins over it", kind=str, metavar="PATH")
     O: bool = opt(False, "preset: --fp16 --cuda_ray", flag="-O")  # noqa: E741  (the option's name)
-    O2: bool = opt(False, "preset: --fp16 --backbone vanilla --progressive_level", flag="-O2")
+    O2: bool = opt(False, "preset: --fp16 --no_cuda_ray --backbone vanilla --progressive_level", flag="-O2")
     device: str = opt("auto", "auto (an accelerator where there is one), cpu, cuda or cuda:<n>")
     ops: str | None = opt(
         None,
@@ -144,11 +144,15 @@ class TrainingConfig:
         None, "GB of GPU memory to get by with (what is free); Stable Diffusion is made to fit", kind=float, above=0
     )
     vram_O: bool = opt(False, "as little GPU memory as keeps the pictures whole: --vram 4")
-    batch_size: int = opt(1, "pictures per step", low=1)
-    w: int = opt(64, "width of the training pictures in pixels", low=8)
-    h: int = opt(64, "height of the training pictures in pixels", low=8)
+    batch_size: int = opt(1, "pictures per step", low=1, high=1024)
+    w: int = opt(64, "width of the training pictures in pixels", low=8, high=4096)
+    h: int = opt(64, "height of the training pictures in pixels", low=8, high=4096)
     end_h: int | None = opt(
-        None, "height of the training pictures at the end of the run, the width in proportion (--h)", kind=int, low=8
+        None,
+        "height of the training pictures at the end of the run, the width in proportion (--h)",
+        kind=int,
+        low=8,
+        high=4096,
     )
     end_iter_ratio: float = opt(0.4, "share of the run that has pictures of --end_h", low=0, high=1)
     latent_iter_ratio: float = opt(0.2, "share of the run that trains on normals as latents", low=0, high=1)
@@ -267,7 +271,7 @@ class ResultsConfig:
     mcubes_resolution: int = opt(256, "cells of marching cubes along a side", low=8, high=2048)
     decimate_target: int = opt(50000, "most faces of the mesh, at least 4; 0 or less: all")
     texture_size: int = opt(1024, "side of the texture in pixels", low=16, high=16384)
-    frames: int = opt(100, "frames of the turntable", low=1, alias="--dataset_size_test")
+    frames: int = opt(100, "frames of the turntable", low=1, high=10000, alias="--dataset_size_test")
     video_size: int = opt(512, "side of the frames of --test and --six_views in pixels", low=16, high=4096)
     eval_interval: int = opt(1, "epochs between validations", low=1)
     test_interval: int = opt(100, "epochs between turntables while training", low=1)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nerf import checkpoint, select_guidance
 from nerf.config import Config
+from nerf.workspace import check_own
 
 RENDERED = 4  # channels of a rendering that is itself read as latents: normals and opacity
 DISK_NEEDED = 500e6  # bytes: two checkpoints of the default model, pictures, videos and a mesh
@@ -32,10 +33,13 @@ def preflight(commands: Sequence[str], config: Config) -> None:
         check_video()
     if "train" in commands and "toybox" in config.guidance.guidance:
         check_prior(config.guidance.toybox_dir, config.training.latent_iter_ratio)
+    if "train" in commands:
+        check_own(config.run.workspace)
     check_writable(config.run.workspace)
     for name in {"SD", "IF"}.intersection(config.guidance.guidance if "train" in commands else ()):
         half = select_guidance.has_accelerator(config.guided_on)  # there it runs in fp16
         select_guidance.find_weights(config, name, half)
+    Path(config.run.workspace).mkdir(parents=True, exist_ok=True)
 
 
 def check_disk(workspace: str) -> None:
@@ -60,16 +64,22 @@ def check_video() -> None:
 
 def check_writable(workspace: str) -> None:
     """Create the workspace and a file in it, for a moment."""
+    folder, made = Path(workspace).absolute(), []
     try:
-        Path(workspace).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workspace):
+        for missing in [path for path in (*reversed(folder.parents), folder) if not path.exists()]:
+            missing.mkdir()
+            made.append(missing)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"--workspace {workspace} cannot be written ({reason}): take another folder") from None
+    finally:
+        for path in reversed(made):
+            path.rmdir()
 
 
-def check_prior(folder: str, latent_iter_ratio: float) -> None:
+def check_prior(folder: str, latent_iter_ratio: float = 0.0) -> None:
     """A diffusers model lies in the folder, and it can judge latents if the run has some."""
     if not (Path(folder) / "model_index.json").is_file():
         raise ValueError(

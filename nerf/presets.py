@@ -8,6 +8,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "O": dict(fp16=True, cuda_ray=True),
     "O2": dict(fp16=True, cuda_ray=False, backbone="vanilla", progressive_level=True),
     "IF": dict(guidance=("IF",), latent_iter_ratio=0.0),
+    "taichi_ray": dict(cuda_ray=True),
     # The small objects of toybox/shapes.py on two cores; scripts/evaluate.py measures what a change is worth.
     "toybox": dict(
         iters=600,

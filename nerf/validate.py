@@ -113,6 +113,8 @@ def _check_together(config: Config) -> None:
     first, last = training.exp_start_iter or 0, training.exp_end_iter or training.iters
     if first >= last:
         raise ValueError(f"--exp_start_iter needs a step before the last one of the schedules ({last}), got {first}")
+    if config.marching.taichi_ray and config.marching.cuda_ray is False:
+        raise ValueError("--taichi_ray marches packed rays like --cuda_ray, got --no_cuda_ray: drop one")
     _check_grid(config)
 
 

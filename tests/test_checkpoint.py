@@ -157,16 +157,3 @@ def test_meta_is_read_without_torch(tmp_path):
     (path,) = save_steps(tmp_path, 400)
     code = "import sys; from nerf import checkpoint as c; c.read_meta(sys.argv[1]); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=True)
-
-
-def test_set_aside_moves_the_run_and_leaves_other_files(tmp_path):
-    for number in (1, 2):
-        save_steps(tmp_path / "checkpoints", 400)
-        (tmp_path / "config.json").write_text(str(number))
-        (tmp_path / "notes.txt").write_text("mine")
-        assert checkpoint.set_aside(tmp_path) == tmp_path / f"old-{number}"
-        assert (tmp_path / f"old-{number}" / "config.json").read_text() == str(number)
-        assert checkpoint.find(tmp_path / f"old-{number}").name == "step_000400.pt"
-    assert checkpoint.find(tmp_path) is None
-    assert (tmp_path / "notes.txt").exists()
-    assert checkpoint.set_aside(tmp_path) is None

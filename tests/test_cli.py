@@ -12,7 +12,7 @@ import pytest
 import main
 from command_line import FROG, parse
 from nerf import checkpoint, cli, select_guidance
-from nerf.config import ROOT, Config
+from nerf.config import ROOT, Config, options
 from nerf.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("no_accelerator")
@@ -102,6 +102,8 @@ def test_argument_file_is_read_and_the_command_line_wins(tmp_path):
     file.write_text('# a frog\n--text "a green frog"\n--iters 12 \\\n  --batch_size 3\n--radius_range 2 3\n')
     config = cli.parse(["--file", str(file), "--iters", "9"]).config
     assert config.run.text == "a green frog"
+    file.write_text(file.read_text(), encoding="utf-8-sig")  # as some editors save it
+    assert cli.parse(["--file", str(file), "--iters", "9"]).config == config
     assert (config.training.iters, config.training.batch_size, config.camera.radius_range) == (9, 3, (2.0, 3.0))
 
 
@@ -111,6 +113,26 @@ def test_options_without_meaning_are_accepted_and_say_so():
         assert sum(note.startswith(name) for note in request.notes) == 1
     for name, reason in cli.NO_MEANING.items():
         assert re.search(rf"--{name} +{reason}", cli.build_parser().format_help())
+
+
+def test_options_that_change_nothing_here_say_so():
+    def notes(*argv):
+        return [note.split(" ")[0] for note in cli.parse([*FROG, *argv]).notes if note.startswith("--")]
+
+    assert notes("--lambda_orient", "5", "--background", "network") == ["--lambda_orient", "--background"]
+    shaded = ("--albedo_iter_ratio", "0.5", "--bg_radius", "1")
+    assert notes("--lambda_orient", "5", "--background", "network", *shaded) == []
+
+
+def test_taichi_ray_marches_packed_rays_whatever_the_preset():
+    assert parse("-O2").marching.cuda_ray is False
+    assert parse("-O2", "--taichi_ray").marching.cuda_ray is True
+
+
+def test_the_help_of_a_preset_says_all_that_it_sets():
+    for name in ("O", "O2"):
+        said = options()[name].metadata["help"].removeprefix("preset: ").split()
+        assert cli.parse([*FROG, *said]).config == cli.parse([*FROG, *cli.as_typed(PRESETS[name]).split()]).config
 
 
 # ---- which command
@@ -168,6 +190,28 @@ def test_fault_of_the_program_is_not_hidden(monkeypatch):
         main.main([])
 
 
-def test_debug_shows_the_traceback():
+def test_debug_shows_the_traceback_typed_or_in_a_file(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--iters"):
         main.main(["--iters", "0", "--debug"])
+    (tmp_path / "args.txt").write_text("--debug --text 'a frog' --toybox_dir no/such")
+    with pytest.raises(ValueError, match="--toybox_dir"):
+        main.main(["--file", str(tmp_path / "args.txt"), "--workspace", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 9 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_too_little_memory_is_one_line_with_a_way_out(monkeypatch, capsys, error):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr(cli, "parse", fail)
+    assert main.main([]) == main.FAILURE
+    assert capsys.readouterr().err.startswith("main.py: out of memory: use smaller --w")
+
+
+def test_a_reader_of_the_words_may_stop_early():
+    shell = f"set -o pipefail; {sys.executable} main.py words | head -1"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout == "Toybox understands\n"

@@ -80,6 +80,17 @@ BAD_INPUT = [
     ("--save_mesh --workspace no/such", "--save_mesh needs a trained run, but no/such has no checkpoint"),
     ("--text 'a frog' --ckpt no/such.pt", "--ckpt needs latest, scratch, best, latest_model or a file that exists"),
     ("--text 'a frog' --toybox_dir nerf", "--toybox_dir nerf holds no diffusers model"),
+    ("words --toybox_dir nerf", "--toybox_dir nerf holds no diffusers model"),
+    ("--text 'a frog' --negative 'blurry, red'", "--negative 'blurry, red': the embedded prior (Toybox) does not know"),
+    ("--text 'a \u043a\u0440\u0430\u0441\u043d\u044b\u0439 frog'", "--text 'a \u043a\u0440"),
+    ("--text -frog", "--text needs one value, got none: a value that begins with - is written --text=-frog"),
+    ("--text 'a frog' --lr -inf", "--lr needs one value, got none: a value that begins with - is written --lr=-inf"),
+    ("--test --ckpt scratch", "--test needs a trained run, and --ckpt scratch begins a new one: leave it out"),
+    ("--file ''", "--file : Is a directory: give an argument file that exists"),
+    ("--text 'a frog' --h 99999999999999999999999", "--h needs a value from 8 to 4096, got 99999999999999999999999"),
+    ("--text 'a frog' --IF --guidance SD", "--IF stands for --guidance IF, got --guidance SD: drop one"),
+    ("--text 'a frog' --guidance toybox --hf_key x", "--hf_key belongs to Stable Diffusion, got --guidance toybox"),
+    ("--text 'a frog' --taichi_ray --no_cuda_ray", "--taichi_ray marches packed rays like --cuda_ray, got --no_cuda"),
     ("--text 'a frog' --latent_iter_ratio 0.2", "--latent_iter_ratio 0.2 renders latents of 4 channels"),
 ]
 
@@ -165,6 +176,13 @@ def test_workspace_without_permission_is_refused(tmp_path):
 def test_refused_run_leaves_no_workspace_behind(tmp_path):
     status, _ = call("--text", "a cathedral", "--workspace", tmp_path / "out")
     assert status == 2 and not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_weights_are_not_to_be_had_leaves_no_workspace_behind(tmp_path):
+    argv = [*FROG, "--guidance", "SD", "--local_files_only", "--workspace", tmp_path / "a" / "b"]
+    status, lines = call(*argv, HF_HOME=tmp_path / "hub")
+    assert (status, len(lines)) == (2, 1) and "cannot load Stable Diffusion" in lines[0]
+    assert not (tmp_path / "a").exists()
 
 
 def a_prior(folder):
