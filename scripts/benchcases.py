@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 import cases
 import extension
@@ -84,6 +85,7 @@ def field_cases() -> Iterator[Case]:
         "L8 T2^15": {"num_levels": 8, "log2_hashmap_size": 15, "base_resolution": 8, "desired_resolution": 96},
         "L16 T2^19": {},
     }
+    yield from layer_cases()
     for name, layout in sizes.items():
         field = HashGridField(**layout, blob_density=4.0, blob_radius=2.0)  # rays end within it
         table = field.encoder.embeddings
@@ -105,6 +107,28 @@ def field_cases() -> Iterator[Case]:
         size = f"2^18 points, {round(100 * len(rays()[0]) / 2**18)} % reached, {name}"
         yield Case("field_query_rays", size, rays, tuple(field.parameters()))
         yield Case("field_query_rays, rounds", size, rays, tuple(field.parameters()), rounds)
+
+
+def layer_cases() -> Iterator[Case]:
+    """The default field's network alone, on samples that do not leave the first caches; beside it torch's layers."""
+    extension.load("fusedfield")
+    mlp = HashGridField().mlp
+    widths = [mlp.layers[0].in_features, *(layer.out_features for layer in mlp.layers)]
+    parameters = torch.cat([p.detach().flatten() for layer in mlp.layers for p in (layer.weight, layer.bias)])
+    tile = cases.points(widths[0] // 2 * 48, 2).view(-1, 48, 2)
+    rounds = 2**18 // (48 * torch.get_num_threads())
+    count = 48 * torch.get_num_threads() * rounds
+    x, flops = cases.points(count, widths[0]), 2.0 * count * sum(layer.weight.numel() for layer in mlp.layers)
+    for mixed in (False, True)[: 1 + torch.ops.fusedfield.has_bf16()]:
+        call = lambda mixed=mixed: torch.ops.fusedfield.layers(tile, parameters, widths, mixed, rounds)[0]  # noqa: E731
+        theirs = lambda mixed=mixed: with_autocast(mlp, x, mixed)  # noqa: E731
+        name = f"layers{', bf16' if mixed else ''}"
+        yield Case(name, f"{'-'.join(map(str, widths))}, {count} samples", call, peer=theirs, flops=flops, bf16=mixed)
+
+
+def with_autocast(module: Module, x: Tensor, mixed: bool) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        return module(x)
 
 
 def adan_case(device: torch.device) -> Case:

@@ -28,6 +28,18 @@ def test_field_and_its_gradients_match_float64():
     assert_near(case.derivatives(case.query, x), case.derivatives(case.reference, x, torch.float64), tolerance=3e-5)
 
 
+@pytest.mark.parametrize("hidden", [(64, 64), (16,), (40, 24)])
+def test_the_layers_that_are_timed_are_those_of_the_network(path, hidden):
+    case, encoding, rounds = Case(levels=5, hidden=hidden), cases.points(5 * 48, 2).view(5, 48, 2), 3
+    flat = torch.cat([p.flatten() for layer in case.layers for p in layer])
+    channels, count = torch.ops.fusedfield.layers(encoding, flat, [10, *hidden, 4], False, rounds)
+    expected = encoding.permute(1, 0, 2).flatten(1)
+    for i, layer in enumerate(case.layers):
+        expected = torch.nn.functional.linear(expected.relu() if i else expected, *layer)
+    assert_near([channels.T], [expected])
+    assert count == rounds * 48 * torch.get_num_threads()
+
+
 @pytest.mark.parametrize("count", [0, 1, 31, 48, 49, 257, 4081, 30000])  # around a vector, a tile, a run, a chunk
 def test_sizes_match_reference(path, count):
     case, x = Case(levels=2, hidden=(16,)), points(count)

@@ -45,6 +45,28 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
   return {sigma, albedo, saved};
 }
 
+std::tuple<Tensor, int64_t> layers(const Tensor& encoding, const Tensor& parameters, Ints widths, bool mixed,
+                                   int64_t rounds) {
+  STD_TORCH_CHECK(!mixed || tadpole::has_bf16(), "fusedfield: this processor does not multiply bf16");
+  STD_TORCH_CHECK(!widths.empty() && rounds >= 1, "fusedfield: layers need widths and rounds");
+  const int64_t levels = widths[0] / 2, threads = torch::stable::get_num_threads();
+  Setup::checked_widths(widths, static_cast<int>(levels));
+  const Tensor x = tadpole::checked(encoding, "fusedfield: encoding", {levels, kTile, 2});
+  const Tensor weights = tadpole::checked(parameters, "fusedfield: parameters", {Setup::parameter_count(widths)});
+  const Network net(tadpole::data<float>(weights), widths, widths[0], mixed);
+  const float* from = tadpole::data<float>(x);
+  Tensor channels = torch::stable::new_empty(x, {kOutputs, kTile});
+  float* to = tadpole::data<float>(channels);
+  const Kernels kernel = kernels(tadpole::cpu_path(), mixed);
+  const std::vector<float> origin(3 * kTile);
+  tadpole::share(threads, [&](int64_t part, int64_t) {
+    Tile tile(net);
+    kernel.layers({.bound = 1.f, .outputs = kOutputs}, net, tile, origin.data(), from, rounds);
+    if (part == 0) std::memcpy(to, tile.raw, sizeof(tile.raw));
+  });
+  return {channels, threads * rounds * kTile};
+}
+
 std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, const Tensor& albedo_gradient,
                                                 const Tensor& saved, const Tensor& positions, const Tensor& embeddings,
                                                 const Tensor& parameters, Ints offsets, Ints resolutions, bool hashed,
@@ -112,4 +134,5 @@ STABLE_TORCH_LIBRARY_IMPL(fusedfield, CPU, m) {
   m.impl("field_query", TORCH_BOX(&fusedfield::field_query));
   m.impl("field_query_rays", TORCH_BOX(&fusedfield::field_query_rays));
   m.impl("field_query_backward", TORCH_BOX(&fusedfield::field_query_backward));
+  m.impl("layers", TORCH_BOX(&fusedfield::layers));
 }

@@ -28,18 +28,19 @@ struct Kernels {
   decltype(&baseline::load_columns) load_columns;
   decltype(&baseline::forward) forward;
   decltype(&baseline::backward) backward;
+  decltype(&baseline::layers) layers;
 };
 
 // `mixed`: in bf16, where tadpole::has_bf16().
 inline Kernels kernels(Path path, bool mixed) {
 #ifdef TADPOLE_BF16_VECTORS
-  if (mixed) return {avx512bf16::load_columns, avx512bf16::forward, avx512bf16::backward};
+  if (mixed) return {avx512bf16::load_columns, avx512bf16::forward, avx512bf16::backward, avx512bf16::layers};
 #endif
 #ifdef TADPOLE_VECTORS
-  if (path == tadpole::kAvx512) return {avx512::load_columns, avx512::forward, avx512::backward};
-  if (path == tadpole::kAvx2) return {avx2::load_columns, avx2::forward, avx2::backward};
+  if (path == tadpole::kAvx512) return {avx512::load_columns, avx512::forward, avx512::backward, avx512::layers};
+  if (path == tadpole::kAvx2) return {avx2::load_columns, avx2::forward, avx2::backward, avx2::layers};
 #endif
-  return {baseline::load_columns, baseline::forward, baseline::backward};
+  return {baseline::load_columns, baseline::forward, baseline::backward, baseline::layers};
 }
 
 constexpr int64_t kRun = 85 * kTile;  // 4080 samples, whose encoding is saved together

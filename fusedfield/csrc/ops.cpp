@@ -20,4 +20,7 @@ STABLE_TORCH_LIBRARY(fusedfield, m) {
       "Tensor embeddings, Tensor parameters, int[] offsets, int[] resolutions, bool hashed, bool align_corners, bool smoothstep, "
       "int active, int[] widths, float bound, float peak, float slope, int activation, bool mixed, int outputs) "
       "-> (Tensor, Tensor)");
+  // One tile of samples, their encoding [levels, 48, 2], through all layers `rounds` times on every thread, to measure what
+  // they reach: -> the channels [4, 48] before activation, and how many samples went through
+  m.def("layers(Tensor encoding, Tensor parameters, int[] widths, bool mixed, int rounds) -> (Tensor, int)");
 }

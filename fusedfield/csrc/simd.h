@@ -163,6 +163,16 @@ inline void forward(const Field& field, const Network& net, Tile& tile, const fl
   }
 }
 
+// The channels of one tile of samples, `rounds` times in a row: what the layers reach where nothing else is done.
+inline void layers(const Field& field, const Network& net, Tile& tile, const float* positions, const float* encoding,
+                   int64_t rounds) {
+  load_tile(field, net, tile, positions, encoding, kTile, 0, kTile);
+  for (int64_t round = 0; round < rounds; ++round) {
+    run_layers(net, tile, kOutputs);
+    asm volatile("" : : : "memory");  // so that no two rounds become one
+  }
+}
+
 // Adds the gradients of layer l's parameters for the gradient of its outputs; leaves that of its inputs.
 template <bool Last>
 HOST_DEVICE void layer_backward(const Network& net, int l, float* inputs, float* outputs_gradient,
