@@ -9,14 +9,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "O2": dict(fp16=True, cuda_ray=False, backbone="vanilla", progressive_level=True),
     "IF": dict(guidance=("IF",), latent_iter_ratio=0.0),
     "taichi_ray": dict(cuda_ray=True),
-    # The small objects of toybox/shapes.py on two cores; scripts/evaluate.py measures what a change is worth.
+    # The small objects of toybox/shapes/ on two cores; scripts/evaluate.py measures what a change is worth.
     "toybox": dict(
         iters=600,
         batch_size=2,
         optim="adam",
         lr=4e-3,
         lr_decay=0.1,  # the last steps settle what the first have found
-        distill_space="pixels",  # smoother surfaces and truer colours than through the latents
+        distill_space="pixels",  # smoother surfaces than through the latents
         lambda_guidance=0.3,  # with 1, edges are mist: entropy and opacity are weak beside it
         guidance_scale=8.0,
         guidance_anneal=2.0,  # strong guidance finds the shape, weak guidance the true colours

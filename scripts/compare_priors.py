@@ -1,6 +1,6 @@
 """What the choices of the prior are worth: priors trained on alike but for one thing, measured in 2D and in 3D.
 
-    python scripts/compare_priors.py --work comparisons --minutes 10 --jobs 2 --json docs/priors.json
+    python scripts/compare_priors.py --work comparisons --minutes 8 --jobs 2 --json docs/priors.json
 
 Each begins from the prior that is here, for from nothing a prior draws one object in eight after 12 minutes on two CPU
 cores, and nothing can be compared. Where that would favour what it has learnt (another prediction, another
@@ -55,7 +55,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     evaluate.which_runs(parser)
     parser.add_argument("--work", type=Path, default=Path("comparisons"), help="priors and pictures")
-    parser.add_argument("--minutes", type=float, default=10, help="for text encoder and UNet")
+    parser.add_argument("--minutes", type=float, default=8, help="for text encoder and UNet")
     parser.add_argument("--vae_minutes", type=float, default=8, help="for the autoencoder where it is trained, too")
     parser.add_argument("--solids", type=int, default=6000, help="random objects of each training")
     parser.add_argument("--samples", type=int, default=240, help="pictures of each that are judged in 2D")

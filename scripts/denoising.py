@@ -111,7 +111,7 @@ def for_training(text_encoder, unet, device):
     """Both parts on the device, as they are fastest there without a gradient that differs from float32's.
 
     Not compiled: torch 2.13's inductor gives all that lies below the second upsampling of the UNet, on a CPU in bf16,
-    a gradient of zero, for a tenth of the time and with hardly another loss.
+    a gradient of zero, for a tenth less time and with hardly another loss.
     """
     from diffusers.models.attention_processor import AttnProcessor
 

@@ -1,6 +1,6 @@
 """Draw pictures from Toybox's prior with diffusers alone: one row a prompt, one column a view.
 
-python scripts/sample_toybox.py --out docs/gallery/prior.png
+python scripts/sample_toybox.py --text "a frog" --text "a yellow car" --out prior.png
 """
 
 from __future__ import annotations

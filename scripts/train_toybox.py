@@ -3,7 +3,7 @@
     python scripts/train_toybox.py --work toybox-training --out toybox/prior --minutes 60
 
 Everything follows from --seed except the number of steps, which follows from --minutes: the learning rates anneal
-over the time given, so that an hour on a laptop and twenty minutes on a GPU both end converged for what they are.
+over the time given, so that every training ends settled, however long it was; --init goes on from an earlier one.
 """
 
 from __future__ import annotations
