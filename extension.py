@@ -141,6 +141,19 @@ def when_loaded(name: str, hook: Callable[[], None]) -> None:
             hook()
 
 
+def differentiable_once(*gradients: str) -> None:
+    """Let operators that are gradients themselves refuse another one, where torch would take it for zero."""
+    import torch
+
+    for operator in gradients:
+
+        def twice(ctx, *_, operator=operator):
+            what = operator.split("::")[1].removesuffix("_backward")
+            raise RuntimeError(f"{what} has one derivative, a second was asked for: extension.set_mode('torch') has it")
+
+        torch.library.register_autograd(operator, twice)
+
+
 def serves(name: str, tensor: torch.Tensor) -> bool:
     """Whether the native operators of `name` take this tensor: they are float32 (and lower) on CPU and CUDA."""
     return tensor.device.type in ("cpu", "cuda") and tensor.dtype != torch.float64 and load(name)

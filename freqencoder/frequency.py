@@ -77,6 +77,7 @@ def _register() -> None:
         return torch.ops.freqencoder.freq_encode_backward(grad, encoded, ctx.degree), None
 
     torch.library.register_autograd("freqencoder::freq_encode", backward, setup_context=setup_context)
+    extension.differentiable_once("freqencoder::freq_encode_backward")
 
 
 extension.when_loaded("freqencoder", _register)

@@ -187,12 +187,9 @@ def _register() -> None:
             ctx, sigma_gradient, albedo_gradient, saved, positions.index_select(0, kept), *network
         )
 
-    def twice(ctx, *gradients):
-        raise RuntimeError("field_query has one derivative, a second was asked for: extension.set_mode('torch') has it")
-
     torch.library.register_autograd("fusedfield::field_query", backward, setup_context=save)
     torch.library.register_autograd("fusedfield::field_query_rays", backward_rays, setup_context=save_rays)
-    torch.library.register_autograd("fusedfield::field_query_backward", twice)
+    extension.differentiable_once("fusedfield::field_query_backward")
 
 
 extension.when_loaded("fusedfield", _register)

@@ -123,4 +123,5 @@ class OccupancyGrid(nn.Module):
         else:
             inside = torch.rand(corner.shape, generator=generator, device=generator.device).to(corner.device)
         half = cascade_half_width(cascade, self.bound, self.cascades)
-        return density_fn((corner + inside) * (2 * half / self.resolution) - half).float()
+        density = density_fn((corner + inside) * (2 * half / self.resolution) - half)
+        return density.float().nan_to_num(nan=0.0)  # one NaN would stay for good, and empty the whole grid

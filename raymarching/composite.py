@@ -14,7 +14,7 @@ def composite_rays_train(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Blend the samples of each ray front to back (NeRF, arXiv:2003.08934, eq. 3).
 
-    Differentiable in `sigmas` and `rgbs`, through every output. A ray stops where transmittance falls below
+    Differentiable once in `sigmas` and `rgbs`, through every output. A ray stops where transmittance falls below
     `min_transmittance`; the samples behind it get weight 0 and no gradient.
 
     Args:

@@ -102,6 +102,7 @@ def register() -> None:
         return *inputs, None, None, None
 
     torch.library.register_autograd("raymarching::composite_rays_train", backward, setup_context=keep)
+    extension.differentiable_once("raymarching::composite_rays_train_backward")
 
 
 extension.when_loaded("raymarching", register)

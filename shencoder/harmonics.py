@@ -76,6 +76,7 @@ def _register() -> None:
         return torch.ops.shencoder.sh_encode_backward(grad, directions, ctx.degree), None
 
     torch.library.register_autograd("shencoder::sh_encode", backward, setup_context=setup_context)
+    extension.differentiable_once("shencoder::sh_encode_backward")
 
 
 extension.when_loaded("shencoder", _register)

@@ -7,9 +7,11 @@ from torch.testing import assert_close
 import cases
 import scenes
 from fusedfield.reference import density_blob, truncated_exp
+from live_memory import LiveMemory
 from nerf.encoding import get_encoder
 from nerf.fields import BackgroundNetwork, HashGridField, VanillaField
 from nerf.fields.base import MLP, Field, linear, seeded
+from nerf.fields.rays import follow
 
 SMALL = {"num_levels": 4, "log2_hashmap_size": 10, "desired_resolution": 64, "hidden_dim": 16}
 
@@ -108,6 +110,16 @@ def test_rays_are_queried_up_to_where_they_end(build, training):
     assert 0.2 < len(kept) / len(x) < 0.9
     for actual, whole in zip((sigma, albedo), field.query(x), strict=True):
         assert_close(actual, whole[kept])
+
+
+def test_a_round_is_no_longer_than_the_longest_ray(monkeypatch):
+    monkeypatch.setattr(
+        "nerf.fields.rays.CPU_ROUND", 1024
+    )  # as on a GPU, where [N, 1024] of 262,144 rays are gigabytes
+    *_, ts, packed_info = cases.packed_samples(2000, longest=20)
+    with LiveMemory() as live:
+        follow(lambda x: (x[:, 0].abs(),), points(len(ts)), ts[:, 1], packed_info, 9.0)
+    assert live.peak < 2000 * 20 * 40
 
 
 def test_rows_are_independent_of_the_blocks_of_the_network(monkeypatch):

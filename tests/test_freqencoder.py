@@ -70,6 +70,15 @@ def test_operators_pass_opcheck(device):
     torch.library.opcheck(torch.ops.freqencoder.freq_encode_backward, (cases.cotangent(y), y, 4))
 
 
+def test_a_second_derivative_is_refused(device):
+    if not extension.load("freqencoder"):
+        pytest.skip("the reference has it")
+    x = coordinates(5, 3, device).requires_grad_()
+    (gradient,) = torch.autograd.grad(freq_encode(x, 4).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="one derivative, a second was asked for"):
+        gradient.sum().backward()
+
+
 def test_strided_and_half_inputs_are_taken(device):
     x = coordinates(62, 3, device, 1.0)
     assert torch.equal(freq_encode(x[::2], 4), freq_encode(x[::2].contiguous(), 4))

@@ -52,6 +52,14 @@ def test_random_points_find_every_cell_inside():
     assert not bits(grid)[0][outside].any()
 
 
+@pytest.mark.parametrize("warmup", [0, 100])
+def test_a_density_that_is_no_number_is_forgotten(warmup):
+    grid, ball = OccupancyGrid(1.0, resolution=16, warmup_updates=warmup), scenes.Ball(radius=0.6)
+    grid.update(lambda x: ball.density(x).index_fill(0, torch.tensor([5]), torch.nan), generator=seed())
+    grid.update(ball.density, generator=seed())
+    assert grid.density_grid.isfinite().all() and bits(grid).any()
+
+
 def test_partial_updates_keep_what_is_there_and_find_what_is_new():
     grid = OccupancyGrid(1.0, resolution=16, warmup_updates=1)
     generator = seed()

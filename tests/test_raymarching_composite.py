@@ -238,6 +238,16 @@ def test_wrong_lengths_and_rays_outside_the_samples_are_refused():
             raymarching.composite_rays_train(sigmas, rgbs, ts, packed_info + 1)
 
 
+def test_a_second_derivative_is_refused(device):
+    if not extension.load("raymarching"):
+        pytest.skip("the reference has it")
+    sigmas, rgbs, ts, packed_info = random_rays(5, device)
+    opacity = raymarching.composite_rays_train(sigmas.requires_grad_(), rgbs, ts, packed_info)[1]
+    (gradient,) = torch.autograd.grad(opacity.square().sum(), sigmas, create_graph=True)
+    with pytest.raises(RuntimeError, match="composite_rays_train has one derivative, a second was asked for"):
+        gradient.square().sum().backward()
+
+
 def test_compositing_operators_follow_the_rules_of_torch(device):
     if not extension.load("raymarching"):
         pytest.skip("no compiler: the references serve")

@@ -91,6 +91,15 @@ def test_operators_pass_opcheck(device):
     torch.library.opcheck(torch.ops.shencoder.sh_encode_backward, (sh_encode(x, 4), x, 4))
 
 
+def test_a_second_derivative_is_refused(device):
+    if not extension.load("shencoder"):
+        pytest.skip("the reference has it")
+    x = cases.directions(5, device=device).requires_grad_()
+    (gradient,) = torch.autograd.grad(sh_encode(x, 4).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="one derivative, a second was asked for"):
+        gradient.sum().backward()
+
+
 def test_strided_and_half_inputs_are_taken(device):
     x = cases.directions(62, device=device)
     assert torch.equal(sh_encode(x[::2], 4), sh_encode(x[::2].contiguous(), 4))

@@ -41,3 +41,7 @@ def test_weights_follow_the_product_of_transmittances():
         expected[:, i] = through * alpha
         through = through * (1 - alpha)
     assert_close(composite(sigmas, lengths), expected)
+
+
+def test_what_is_thin_before_a_wall_is_not_counted_twice():
+    assert composite(torch.tensor([[0.003, 1e5]]), torch.ones(1, 2)).sum() <= 1

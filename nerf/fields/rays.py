@@ -45,8 +45,9 @@ def follow(
     first, count = packed_info.long().unbind(1)
     found = [value.new_zeros(len(lengths), *value.shape[1:]) for value in evaluate(positions[:0])]
     depth, counts = lengths.new_zeros(len(count)), torch.zeros_like(count)
-    steps = torch.arange(CPU_ROUND if lengths.device.type == "cpu" else GPU_ROUND, device=lengths.device)
     alive = count.nonzero()[:, 0]
+    most = int(count.max()) if len(alive) else 0  # looking there again costs nothing: nonzero has waited already
+    steps = torch.arange(min(CPU_ROUND if lengths.device.type == "cpu" else GPU_ROUND, most), device=lengths.device)
     while len(alive):
         inside = steps < count[alive, None]
         index = (first[alive, None] + steps)[inside]

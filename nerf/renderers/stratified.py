@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nerf.fields.base import Field
@@ -61,7 +62,7 @@ def sample_pdf(edges: Tensor, weights: Tensor, count: int, generator: torch.Gene
 def composite(sigmas: Tensor, lengths: Tensor) -> Tensor:
     """Weight of each sample (NeRF, eq. 3). sigmas, lengths [N, T] -> [N, T]; differentiable in both."""
     optical = sigmas * lengths
-    before = torch.cumsum(optical, 1) - optical
+    before = F.pad(optical[:, :-1].cumsum(1), (1, 0))  # not by taking the last away: that loses what is small before it
     return -torch.expm1(-optical) * torch.exp(-before)
 
 
