@@ -150,6 +150,8 @@ def header(path: Path) -> dict[str, Any]:
         Unusable: it is no safetensors file, or shorter than its contents say.
     """
     size = path.stat().st_size
+    # In the hub's cache it is a link; without its target, which would only be linked again, it is downloaded again.
+    anew = f"delete {path.resolve()}, get it anew"
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size + 1
@@ -158,9 +160,7 @@ def header(path: Path) -> dict[str, Any]:
         contents = json.loads(text)
         end = 8 + length + max((entry["data_offsets"][1] for k, entry in contents.items() if k != "__metadata__"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise Unusable(
-            f"holds no weights that can be read in {path.name} ({size} bytes): delete {path}, get it anew"
-        ) from None
+        raise Unusable(f"holds no weights that can be read in {path.name} ({size} bytes): {anew}") from None
     if size < end:
-        raise Unusable(f"{path.name} is cut short ({size / 1e6:.1f} of {end / 1e6:.1f} MB): delete {path}, get it anew")
+        raise Unusable(f"{path.name} is cut short ({size / 1e6:.1f} of {end / 1e6:.1f} MB): {anew}")
     return {name: entry for name, entry in contents.items() if name != "__metadata__"}

@@ -123,6 +123,16 @@ def test_a_download_that_broke_off_goes_on_where_it_was(server, files, monkeypat
     assert ranges == [None, "bytes=1000-"]
 
 
+@pytest.mark.parametrize("kept", [4, -1])
+def test_a_cached_file_that_was_cut_short_comes_anew_when_what_the_message_names_is_deleted(server, files, kept):
+    name = "unet/diffusion_pytorch_model.safetensors"
+    server.repos["a/model"] = Repo(files)
+    cached = weights.locate(["a/model"]).folder / name
+    cached.write_bytes(files[name][:kept])
+    Path(re.search(r"delete (\S+), get it anew", refusal("a/model"))[1]).unlink()
+    assert (weights.locate(["a/model"]).folder / name).read_bytes() == files[name]
+
+
 def test_a_download_that_does_not_fit_the_disk_is_refused_before_it_starts(server, files):
     sizes = {"unet/diffusion_pytorch_model.safetensors": 10**18}
     server.repos["a/huge"] = Repo(files, sizes=sizes)
