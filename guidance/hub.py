@@ -24,7 +24,8 @@ STATUS = {  # of answers that have no error of their own
 def download(repo: str, half: bool, weights: bool = True, family: Family = STABLE_DIFFUSION) -> Path:
     """Asks the hub what a repository holds, checks that, its family and the disk, and downloads what is needed.
 
-    What a broken download left is used again. Args: of `layout.choose_files`. Returns the folder.
+    Of a download that broke off, whole files are used again; of the others the hub's client keeps nothing.
+    Args: of `layout.choose_files`. Returns the folder.
 
     Raises:
         Unusable, OSError, or an error of the hub's client: `explain` says it in words.
@@ -73,7 +74,7 @@ def explain(error: BaseException) -> str:
         status = answer.response.status_code
         return STATUS.get(status, f"the hub answers {status}, which is its own fault: try again later")
     if any("Consistency check failed" in str(link) for link in chain) or "RemoteProtocolError" in map(_kind, chain):
-        return "the download broke off: the same command goes on with it"
+        return "the download broke off: the same command keeps its whole files and begins the broken one again"
     if first(ConnectionError, TimeoutError) or any("Connect" in n or "Timeout" in n for n in map(_kind, chain)):
         return "hub unreachable"
     return " ".join(str(error).split())[:200] or _kind(error)

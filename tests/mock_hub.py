@@ -24,7 +24,7 @@ class Repo:
     error: str = ""  # X-Error-Code beside it
     message: str = ""  # X-Error-Message
     missing: set[str] = field(default_factory=set)  # files that are listed and cannot be had
-    cut: dict[str, int] = field(default_factory=dict)  # file -> bytes after which its first download breaks off
+    cut: dict[str, list[int]] = field(default_factory=dict)  # file -> bytes after which its next downloads break off
     sizes: dict[str, int] = field(default_factory=dict)  # other sizes than the files have
     token: str = ""  # needed to read it
 
@@ -76,7 +76,7 @@ class MockHub:
         file = "/".join(rest[2:])  # resolve/<commit>/<file>
         if file not in repo.files or file in repo.missing:
             return self.send(request, 404, error="EntryNotFound", message="Entry not found")
-        cut = repo.cut.pop(file, None) if request.command == "GET" else None
+        cut = repo.cut[file].pop(0) if request.command == "GET" and repo.cut.get(file) else None
         self.send(request, 200, repo.files[file], cut=cut)
 
     def listing(self, repo: Repo, name: str, rest: list[str]) -> object:
