@@ -12,6 +12,7 @@ from mock_hub import Repo, mock_hub
 from tiny_diffusion import save_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
+BROKE_OFF = "the download broke off: the same command keeps its whole files and begins the broken one again"
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +133,25 @@ def test_after_a_download_that_broke_off_whole_files_are_kept_and_the_broken_one
     server, files, impatient, tmp_path
 ):
     server.repos["a/model"] = Repo(files, cut={UNET: [1000, 0, 0, 0, 0, 0]})  # the client gives up after five more
-    said = "the download broke off: the same command keeps its whole files and begins the broken one again"
-    assert refusal("a/model") == f"a/model: {said}"
+    assert refusal("a/model") == f"a/model: {BROKE_OFF}"
     kept = [path.read_bytes() for path in (tmp_path / "hub").glob("models--a--model/blobs/*")]
     assert files["model_index.json"] in kept and files[UNET] not in kept
     server.asked.clear()
     assert (weights.locate(["a/model"]).folder / UNET).read_bytes() == files[UNET]
     assert ranges(server, UNET) == [None]
     assert not [name for name in server.downloaded() if files[name] in kept]
+
+
+def test_a_download_by_xet_that_broke_off_is_said_to_be_and_the_next_mirror_is_tried(server, files, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("Task error: File reconstruction error: CAS Client Error: error sending request")
+
+    monkeypatch.setattr("huggingface_hub.file_download.xet_get", fail)
+    monkeypatch.setattr("huggingface_hub.file_download.is_xet_available", lambda: True)
+    server.repos["a/model"] = Repo(files, xet={UNET})
+    assert refusal("a/model") == f"a/model: {BROKE_OFF}"
+    server.repos["a/mirror"] = Repo(files)
+    assert weights.locate(["a/model", "a/mirror"]).source == "a/mirror"
 
 
 def ranges(server, name):
