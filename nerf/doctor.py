@@ -24,6 +24,7 @@ HELPFUL = {  # package -> what is lost without it
     "xatlas": "meshes get a simpler atlas",
     "fast-simplification": "meshes are not decimated",
     "tensorboardX": "no TensorBoard log",
+    "sentencepiece": "no DeepFloyd IF",
 }
 OLDEST_PYTHON, OLDEST_TORCH = (3, 10), (2, 10)
 TOLERANCE = 1e-4  # between float32 kernels and their references, for values of about 1
