@@ -26,6 +26,7 @@ class DeepFloyd(PipelineGuidance):
         device: Where the UNet runs.
         vram: GB that the guidance may take; inf: it gives nothing up.
         pictures: Taken for the sake of build.py: pictures cost nothing here.
+        prediction_type: What the UNet predicts, one of distill.PREDICTION_TYPES; None: what the configuration says.
         options: Of DiffusionGuidance.
 
     Raises:
@@ -43,11 +44,12 @@ class DeepFloyd(PipelineGuidance):
         *,
         device: torch.device | str = "cpu",
         vram: float = math.inf,
+        prediction_type: str | None = None,
         pictures: bool = False,
         **options: Any,
     ):
         half = torch.device(device).type == "cuda"
-        alphas = self._open(sources, device, torch.float16 if half else torch.float32)
+        alphas = self._open(sources, device, torch.float16 if half else torch.float32, prediction_type)
         side, channels = self.unet.config.sample_size, self.unet.config.in_channels
         super().__init__(alphas, (channels, side, side), (side, side), **options)
         self.vram = vram

@@ -36,8 +36,17 @@ class PipelineGuidance(DiffusionGuidance):
     masks_padding = False  # whether the text encoder is told where the sentence ends
     spare_tokens = 0  # that a text encoder may know more than its tokenizer
 
-    def _open(self, sources: str | list[str] | Located, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-        """Load the UNet in `dtype`, not yet on the device. Returns alpha_bar of every training timestep."""
+    def _open(
+        self,
+        sources: str | list[str] | Located,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        prediction_type: str | None,
+    ) -> Tensor:
+        """Load the UNet in `dtype`, not yet on the device. Returns alpha_bar of every training timestep.
+
+        prediction_type: Of distill.PREDICTION_TYPES; None: what the configuration says.
+        """
         self.unet_dtype = dtype
         if not isinstance(sources, Located):
             sources = [sources] if isinstance(sources, str) else sources
@@ -50,7 +59,14 @@ class PipelineGuidance(DiffusionGuidance):
         self.unet = self.parts.load(UNet2DConditionModel, "unet", dtype)
         self.unet.eval().requires_grad_(False)  # still in ordinary memory, where there is room to make it smaller
         scheduler = self.parts.scheduler()
-        self.prediction_type = scheduler.config.prediction_type
+        self.prediction_type = prediction_type or scheduler.config.prediction_type
+        if sources.single and prediction_type is None:  # epsilon and v have the same weights by name and shape
+            log.warning(
+                "%s is taken to predict %s, as the configuration of its version says; if it was made for another"
+                " (files called v or 768 are), type --prediction_type v_prediction",
+                self.source,
+                self.prediction_type,
+            )
         if self.prediction_type not in distill.PREDICTION_TYPES:
             raise ValueError(f"{self.source} predicts {self.prediction_type}, not {distill.PREDICTION_TYPES}")
         return scheduler.alphas_cumprod.float().to(device)

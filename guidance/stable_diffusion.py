@@ -53,6 +53,7 @@ class StableDiffusion(PipelineGuidance):
         precision: auto, fp32, mixed, bf16 or fp16 (CUDA only); see `default_precision` and PRECISIONS.
         pictures: Keep the decoder, so that a batch may ask for pictures; with `space` "pixels" it is kept anyway.
         vram: GB that the guidance may take, which chooses its plan (`guidance.memory`); inf: it gives nothing up.
+        prediction_type: What the UNet predicts, one of distill.PREDICTION_TYPES; None: what the configuration says.
         options: Of DiffusionGuidance.
 
     Raises:
@@ -70,10 +71,11 @@ class StableDiffusion(PipelineGuidance):
         precision: str = "auto",
         pictures: bool = False,
         vram: float = math.inf,
+        prediction_type: str | None = None,
         **options: Any,
     ):
         unet_dtype, self.vae_dtype = _dtypes(precision, torch.device(device))
-        alphas = self._open(sources, device, unet_dtype)
+        alphas = self._open(sources, device, unet_dtype, prediction_type)
 
         import diffusers
 

@@ -155,6 +155,7 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
             views=views,
             pictures=options.save_guidance,
             vram=build_vram(config, device),
+            prediction_type=options.prediction_type,
             grad_clip=config.training.grad_clip,
             rule=options.distill,
             rescale=options.cfg_rescale,

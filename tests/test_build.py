@@ -106,3 +106,9 @@ def test_a_guidance_is_told_what_its_decoder_is_for(made, options):
     build.build_guidance(configure(guidance=("SD",), device="cpu", **options))
     asked = options.get("save_guidance", False), options.get("distill_space", "latents")
     assert [(given["pictures"], given["space"]) for given in made] == [asked]
+
+
+@pytest.mark.parametrize("typed", [None, "v_prediction"])
+def test_a_guidance_is_told_what_its_model_predicts(made, typed):
+    build.build_guidance(configure(guidance=("SD",), device="cpu", prediction_type=typed))
+    assert [given["prediction_type"] for given in made] == [typed]

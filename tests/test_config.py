@@ -107,6 +107,7 @@ BAD_VALUES = [
     (dict(t_schedule="anneal", t_anneal=0.99), "--t_anneal needs a value inside --t_range 0.02 0.98, got 0.99"),
     (dict(t_anneal=0.3), "--t_anneal 0.3 belongs to --t_schedule anneal, got uniform"),
     (dict(distill="vsd"), "--distill needs one of sds, csd, nfsd, sdi, ism, hifa, got 'vsd'"),
+    (dict(prediction_type="v"), "--prediction_type needs one of epsilon, v_prediction, got 'v'"),
     (dict(cfg_rescale=1.5), "--cfg_rescale needs a value from 0 to 1, got 1.5"),
     (dict(iters=0), "--iters needs at least 1, got 0"),
     (dict(lr=0.0), "--lr needs more than 0, got 0.0"),
