@@ -109,6 +109,12 @@ BAD_VALUES = [
     (dict(distill="vsd"), "--distill needs one of sds, csd, nfsd, sdi, ism, hifa, got 'vsd'"),
     (dict(prediction_type="v"), "--prediction_type needs one of epsilon, v_prediction, got 'v'"),
     (dict(cfg_rescale=1.5), "--cfg_rescale needs a value from 0 to 1, got 1.5"),
+    (
+        dict(distill="nfsd", perpneg=True),
+        "--perpneg does not go with --distill nfsd, which guides by a formula of its own: drop one",
+    ),
+    (dict(distill="nfsd", cfg_rescale=0.7), "--cfg_rescale 0.7 does not go with --distill nfsd"),
+    (dict(distill="csd", cfg_rescale=0.7), "--cfg_rescale 0.7 does not go with --distill csd"),
     (dict(iters=0), "--iters needs at least 1, got 0"),
     (dict(lr=0.0), "--lr needs more than 0, got 0.0"),
     (dict(lr=float("nan")), "--lr needs finite numbers, got nan"),
@@ -182,6 +188,8 @@ def test_tiny_cuda_nn_is_asked_for_where_only_it_is_missing(monkeypatch):
         dict(bound=32768.0, desired_resolution=128),  # 16 cascades, and a finest level of 2^22 cells
         dict(bound=1e4, backbone="vanilla"),  # no levels
         dict(bound=0.01, base_resolution=2),
+        dict(distill="csd", perpneg=True),
+        dict(distill="ism", cfg_rescale=0.7),
         dict(decimate_target=4),
         dict(decimate_target=-1),
         dict(lambda_tv=1.0, lambda_wd=1.0),
