@@ -205,25 +205,5 @@ def test_value_at_the_edge_of_what_works_is_taken(monkeypatch, values):
     validate(set_options(**values))
 
 
-@pytest.mark.parametrize(
-    "version, visible, device, expected",
-    [
-        ("2.13.0", None, "auto", True),
-        ("2.13.0+cu130", "0", "cuda:1", True),
-        ("2.13.0", None, "cpu", False),
-        ("2.13.0+cpu", None, "cuda", False),
-        ("2.13.0", "", "cuda", False),
-        ("2.13.0", "-1", "auto", False),
-    ],
-)
-def test_accelerator_is_one_that_torch_can_use(monkeypatch, version, visible, device, expected):
-    monkeypatch.setattr(select_guidance, "torch_version", lambda: version)
-    monkeypatch.setattr(select_guidance.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert select_guidance.has_accelerator(device) is expected
-
-
 def test_spelling_is_what_the_user_types():
     assert (spelling("O2"), spelling("radius_range")) == ("-O2", "--radius_range")
