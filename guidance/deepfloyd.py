@@ -25,7 +25,7 @@ class DeepFloyd(PipelineGuidance):
         sources: Repo ids or folders, tried in order, or one of them, or what `guidance.weights.locate` found.
         device: Where the UNet runs.
         vram: GB that the guidance may take; inf: it gives nothing up.
-        pictures: Taken for the sake of build.py: pictures cost nothing here.
+        batch_size, pictures: Taken for the sake of build.py: pictures cost nothing here.
         prediction_type: What the UNet predicts, one of distill.PREDICTION_TYPES; None: what the configuration says.
         options: Of DiffusionGuidance.
 
@@ -44,6 +44,7 @@ class DeepFloyd(PipelineGuidance):
         *,
         device: torch.device | str = "cpu",
         vram: float = math.inf,
+        batch_size: int = 1,
         prediction_type: str | None = None,
         pictures: bool = False,
         **options: Any,
@@ -52,7 +53,6 @@ class DeepFloyd(PipelineGuidance):
         alphas = self._open(sources, device, torch.float16 if half else torch.float32, prediction_type)
         side, channels = self.unet.config.sample_size, self.unet.config.in_channels
         super().__init__(alphas, (channels, side, side), (side, side), **options)
-        self.vram = vram
         self._fit(vram, 0)
 
     def encode(self, images: Tensor) -> Tensor:

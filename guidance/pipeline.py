@@ -29,6 +29,7 @@ class PipelineGuidance(DiffusionGuidance):
     Attributes:
         source: The source that was loaded.
         plan: What it gave up for memory.
+        vram: GB that it was made to fit.
     """
 
     family: Family
@@ -72,9 +73,13 @@ class PipelineGuidance(DiffusionGuidance):
         return scheduler.alphas_cumprod.float().to(device)
 
     def _fit(self, vram: float, encoded: int) -> None:
-        """Give up what `vram` GB ask for, and move the UNet to the device. encoded: pixels, 0 without autoencoder."""
-        self.plan = PLANS[0]
-        self._follow(choose(vram, sum(p.numel() for p in self.unet.parameters()), encoded))
+        """Give up what `vram` GB ask for, and move the UNet to the device.
+
+        encoded: Pixels of all pictures of a step as the autoencoder reads them, 0 without one.
+        """
+        self.plan, self.vram = PLANS[0], vram
+        self.size = sum(p.numel() for p in self.unet.parameters()), encoded
+        self._follow(choose(vram, *self.size))
         self.unet.to(self.device, memory_format=torch.channels_last)
 
     def _load(self, model_class: type, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
