@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import textwrap
 
 import torch
@@ -81,6 +82,18 @@ class PipelineGuidance(DiffusionGuidance):
         self.size = sum(p.numel() for p in self.unet.parameters()), encoded
         self._follow(choose(vram, *self.size))
         self.unet.to(self.device, memory_format=torch.channels_last)
+
+    @property
+    def gigabytes(self) -> float:
+        """What a step takes by the plan."""
+        return self.plan.gigabytes(*self.size)
+
+    def describe(self) -> str:
+        """The source, and the plan where memory is limited."""
+        if math.isinf(self.vram):
+            return self.source
+        height, width = self.image_size
+        return f"{self.source}: {self.plan.name}, {self.gigabytes:.1f} GB, shown {height} x {width}"
 
     def _load(self, model_class: type, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         """A part of the pipeline, frozen."""

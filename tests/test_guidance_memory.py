@@ -13,7 +13,9 @@ from guidance import memory
 from guidance.stable_diffusion import StableDiffusion
 from guidance.types import GuidanceBatch
 from live_memory import LiveMemory
-from tiny_run import STEPS
+from nerf import commands
+from nerf.config import Config
+from tiny_run import SMALL, STEPS
 
 SD21 = 865_910_724, 512 * 512  # parameters of the UNet, pixels of its pictures
 
@@ -116,6 +118,15 @@ def test_a_guidance_is_made_to_fit_when_it_is_loaded(prior):
     tight = StableDiffusion(prior, vram=0.0)
     assert tight.plan is memory.PLANS[-1] and tight.image_size == (8, 8)
     assert any(p.dtype == torch.int8 for p in tight.unet.parameters())
+
+
+def test_the_line_of_a_run_says_what_plan_it_has_where_memory_is_limited(make, prior):
+    config = Config().updated(SMALL)
+    assert f"guidance toybox ({prior}), " in commands._describe(config, make(), True)
+    trainer = make(vram=1.0)
+    plan, size = memory.PLANS[-1], trainer.guidance["toybox"].size
+    said = f"guidance toybox ({prior}: {plan.name}, {plan.gigabytes(*size):.1f} GB, shown 8 x 8), "
+    assert said in commands._describe(config, trainer, True)
 
 
 def fail(trainer, times):
