@@ -66,7 +66,8 @@ class DeepFloyd(PipelineGuidance):
         """bf16, whose range T5 needs, on the GPU if it has that and room; else in ordinary memory."""
         if self.device.type != "cuda":
             return torch.float32, self.device
-        free = min(torch.cuda.mem_get_info(self.device)[0] / 1e9, self.vram)
+        # What is free lacks the UNet already.
+        free = min(torch.cuda.mem_get_info(self.device)[0] / 1e9, self.vram - self.gigabytes)
         if torch.cuda.get_device_capability(self.device)[0] >= 8 and free >= ROOM_FOR_T5:
             return torch.bfloat16, self.device
         return torch.bfloat16, torch.device("cpu")

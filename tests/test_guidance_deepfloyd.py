@@ -10,7 +10,7 @@ import torch
 
 import tiny_diffusion
 from guidance import distill, layout, parts, weights
-from guidance.deepfloyd import DeepFloyd
+from guidance.deepfloyd import ROOM_FOR_T5, DeepFloyd
 from guidance.types import GuidanceBatch
 from mock_hub import Repo, mock_hub
 from nerf import build, cli
@@ -63,6 +63,24 @@ def test_the_prompt_is_what_t5_says_and_t5_is_dropped(guidance, folder):
         expected = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
     assert torch.allclose(guidance.prompts.views[0], expected[0], atol=1e-6)
     assert not hasattr(guidance, "text_encoder") and not hasattr(guidance, "tokenizer")
+
+
+@pytest.mark.parametrize(
+    "beside, free, place",
+    [
+        (ROOM_FOR_T5 + 0.1, 80.0, "cuda"),
+        (ROOM_FOR_T5 - 0.1, 80.0, "cpu"),  # of --vram, the UNet has the rest
+        (float("inf"), ROOM_FOR_T5 + 0.1, "cuda"),
+        (float("inf"), ROOM_FOR_T5 - 0.1, "cpu"),
+    ],
+)
+def test_t5_goes_to_the_gpu_where_it_fits_beside_the_unet(folder, monkeypatch, beside, free, place):
+    guidance = DeepFloyd(folder)
+    guidance.vram = guidance.gigabytes + beside
+    guidance.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 1e9, 80e9))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert guidance._text_place() == (torch.bfloat16, torch.device(place))
 
 
 def test_pictures_are_the_latents(guidance):
