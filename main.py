@@ -54,10 +54,13 @@ def run(request: cli.Request) -> int:
     if request.commands == ("download",):
         from nerf.select_guidance import find_weights
 
-        found = find_weights(
-            config, config.guidance.guidance[0], half=config.run.device != "cpu"
-        )  # for the machine it is fetched for, not this one
-        print(f"ready: {found.source} in {found.single or found.folder or 'memory, drawn at random'}")
+        for name in config.guidance.guidance:
+            if name == "toybox":
+                print("ready: toybox needs no download")
+                continue
+            half = config.run.device != "cpu"  # on the machine it is fetched for, which need not be this one
+            found = find_weights(config, name, half)
+            print(f"ready: {found.source} in {found.single or found.folder or 'memory, drawn at random'}")
         return 0
     if "train" in request.commands and "toybox" in config.guidance.guidance:
         from toybox import captions, lexicon

@@ -25,7 +25,8 @@ class DeepFloyd(PipelineGuidance):
         sources: Repo ids or folders, tried in order, or one of them, or what `guidance.weights.locate` found.
         device: Where the UNet runs.
         vram: GB that the guidance may take; inf: it gives nothing up.
-        pictures: Taken for the sake of build.py: pictures cost nothing here.
+        batch_size, pictures: Taken for the sake of build.py: pictures cost nothing here.
+        prediction_type: What the UNet predicts, one of distill.PREDICTION_TYPES; None: what the configuration says.
         options: Of DiffusionGuidance.
 
     Raises:
@@ -43,14 +44,15 @@ class DeepFloyd(PipelineGuidance):
         *,
         device: torch.device | str = "cpu",
         vram: float = math.inf,
+        batch_size: int = 1,
+        prediction_type: str | None = None,
         pictures: bool = False,
         **options: Any,
     ):
         half = torch.device(device).type == "cuda"
-        alphas = self._open(sources, device, torch.float16 if half else torch.float32)
+        alphas = self._open(sources, device, torch.float16 if half else torch.float32, prediction_type)
         side, channels = self.unet.config.sample_size, self.unet.config.in_channels
         super().__init__(alphas, (channels, side, side), (side, side), **options)
-        self.vram = vram
         self._fit(vram, 0)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -64,7 +66,8 @@ class DeepFloyd(PipelineGuidance):
         """bf16, whose range T5 needs, on the GPU if it has that and room; else in ordinary memory."""
         if self.device.type != "cuda":
             return torch.float32, self.device
-        free = min(torch.cuda.mem_get_info(self.device)[0] / 1e9, self.vram)
+        # What is free lacks the UNet already.
+        free = min(torch.cuda.mem_get_info(self.device)[0] / 1e9, self.vram - self.gigabytes)
         if torch.cuda.get_device_capability(self.device)[0] >= 8 and free >= ROOM_FOR_T5:
             return torch.bfloat16, self.device
         return torch.bfloat16, torch.device("cpu")

@@ -21,10 +21,15 @@ STATUS = {  # of answers that have no error of their own
 }
 
 
+class BrokeOff(OSError):
+    """A download that had begun did not end."""
+
+
 def download(repo: str, half: bool, weights: bool = True, family: Family = STABLE_DIFFUSION) -> Path:
     """Asks the hub what a repository holds, checks that, its family and the disk, and downloads what is needed.
 
-    What a broken download left is used again. Args: of `layout.choose_files`. Returns the folder.
+    Of a download that broke off, whole files are used again; of the others the hub's client keeps nothing.
+    Args: of `layout.choose_files`. Returns the folder.
 
     Raises:
         Unusable, OSError, or an error of the hub's client: `explain` says it in words.
@@ -43,7 +48,10 @@ def download(repo: str, half: bool, weights: bool = True, family: Family = STABL
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {existing}")
-    return Path(snapshot_download(repo, allow_patterns=files, etag_timeout=TIMEOUT))
+    try:
+        return Path(snapshot_download(repo, allow_patterns=files, etag_timeout=TIMEOUT))
+    except RuntimeError as error:  # all that hf_xet, which large files come by, says of its network
+        raise BrokeOff(str(error)) from error
 
 
 def explain(error: BaseException) -> str:
@@ -72,8 +80,9 @@ def explain(error: BaseException) -> str:
     if answer := first(errors.HfHubHTTPError):
         status = answer.response.status_code
         return STATUS.get(status, f"the hub answers {status}, which is its own fault: try again later")
-    if any("Consistency check failed" in str(link) for link in chain) or "RemoteProtocolError" in map(_kind, chain):
-        return "the download broke off: the same command goes on with it"
+    begun = first(BrokeOff) or any("Consistency check failed" in str(link) for link in chain)
+    if begun or "RemoteProtocolError" in map(_kind, chain):
+        return "the download broke off: the same command keeps its whole files and begins the broken one again"
     if first(ConnectionError, TimeoutError) or any("Connect" in n or "Timeout" in n for n in map(_kind, chain)):
         return "hub unreachable"
     return " ".join(str(error).split())[:200] or _kind(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import struct
@@ -51,6 +52,7 @@ DEEPFLOYD = Family(
     {"unet": ("UNet2DConditionModel",), "text_encoder": ("T5EncoderModel",)},
     (("tokenizer.json",), ("spiece.model",)),
 )
+READERS = {"spiece.model": "sentencepiece"}  # file of a tokenizer -> the package that transformers reads it with
 LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses longer ones, too
 
 
@@ -69,7 +71,7 @@ def choose_files(
         weights: False: only the configurations and the tokenizer, for weights that come from elsewhere.
 
     Raises:
-        Unusable: Some are missing; the message names them.
+        Unusable: Some are missing, or a package that reads them is; the message names them.
     """
     files = set(files)
     chosen = list(family.configs)
@@ -84,11 +86,16 @@ def choose_files(
         found = _pieces(name, files)
         chosen += found
         missing += [] if found else [name]
-    if not any(files.issuperset(f"tokenizer/{name}" for name in names) for names in family.tokenizer):
-        missing.append(f"tokenizer/{family.tokenizer[0][0]}")
+    words = (names for names in family.tokenizer if files.issuperset(f"tokenizer/{name}" for name in names))
+    tokenizer = next(words, ())
+    missing += [] if tokenizer else [f"tokenizer/{family.tokenizer[0][0]}"]
     chosen += sorted(name for name in files if name.startswith("tokenizer/"))
     if missing:
         raise Unusable(f"lacks {', '.join(missing)}")
+    for name in tokenizer:
+        if name in READERS and importlib.util.find_spec(READERS[name]) is None:
+            lost = f"a tokenizer that {READERS[name]} reads, which is not installed"
+            raise Unusable(f"has {lost}: pip install -r requirements.txt")
     return chosen, variants
 
 
@@ -150,6 +157,8 @@ def header(path: Path) -> dict[str, Any]:
         Unusable: it is no safetensors file, or shorter than its contents say.
     """
     size = path.stat().st_size
+    # In the hub's cache it is a link; without its target, which would only be linked again, it is downloaded again.
+    anew = f"delete {path.resolve()}, get it anew"
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size + 1
@@ -158,9 +167,7 @@ def header(path: Path) -> dict[str, Any]:
         contents = json.loads(text)
         end = 8 + length + max((entry["data_offsets"][1] for k, entry in contents.items() if k != "__metadata__"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise Unusable(
-            f"holds no weights that can be read in {path.name} ({size} bytes): delete {path}, get it anew"
-        ) from None
+        raise Unusable(f"holds no weights that can be read in {path.name} ({size} bytes): {anew}") from None
     if size < end:
-        raise Unusable(f"{path.name} is cut short ({size / 1e6:.1f} of {end / 1e6:.1f} MB): delete {path}, get it anew")
+        raise Unusable(f"{path.name} is cut short ({size / 1e6:.1f} of {end / 1e6:.1f} MB): {anew}")
     return {name: entry for name, entry in contents.items() if name != "__metadata__"}

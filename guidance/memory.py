@@ -1,9 +1,9 @@
 """How much memory a Stable Diffusion guidance takes, and what it can do without when that is too much.
 
 Plans, the largest first; each keeps what the ones before it gave up. The encoder is always lean (guidance/lean.py) and
-the text encoder always freed. Figures are counted on fake tensors of the true size, for one picture in half precision,
-led through its latents. Led to its target's pixels it takes no more: nothing is kept for a gradient, and the decoder
-takes 0.10 GB and makes 0.40 (0.57 with the encoder, instead of 0.61).
+the text encoder always freed. Figures are counted on fake tensors of the true size, for pictures in half precision that
+are led through their latents. Led to their targets' pixels they take no more: nothing is kept for a gradient, and the
+decoder takes 0.10 GB and makes 0.40 of one picture (0.57 with the encoder, instead of 0.61).
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ class MemoryPlan:
     scale: float = 1.0  # of the side of the pictures that the model sees
 
     def gigabytes(self, parameters: int, pixels: int) -> float:
-        """Of the guidance during a step. parameters: of the UNet; pixels: of what is encoded, 0 without autoencoder."""
+        """Of the guidance during a step.
+
+        parameters: of the UNet; pixels: of all pictures of a step as they are encoded, 0 without autoencoder.
+        """
         weights = parameters * (1 if self.int8 else 2) + AUTOENCODER_BYTES * (pixels > 0)
         return (weights + pixels * self.scale**2 * BYTES_PER_PIXEL + OVERHEAD) / 1e9
 
 
 AUTOENCODER_BYTES = 34_163_592 * 2  # of AutoencoderKL's encoder
-BYTES_PER_PIXEL = 2.07e3  # kept and made by the encoder and its gradient at most: 0.54 GB of 512 x 512
-OVERHEAD = 0.25e9  # of the UNet's own pass (0.15 GB) and what lies around it
+BYTES_PER_PIXEL = 2.5e3  # kept and made by the encoder, the UNet and the gradient at most: 0.65 GB of 512 x 512
+OVERHEAD = 0.2e9  # of weights as they leave their 8 bits, and what lies around; without pixels, of the UNet's own pass
 PLANS = (
     MemoryPlan("whole"),
     MemoryPlan("8-bit UNet", int8=True),

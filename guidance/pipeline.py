@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import textwrap
 
 import torch
@@ -29,6 +30,7 @@ class PipelineGuidance(DiffusionGuidance):
     Attributes:
         source: The source that was loaded.
         plan: What it gave up for memory.
+        vram: GB that it was made to fit.
     """
 
     family: Family
@@ -36,8 +38,17 @@ class PipelineGuidance(DiffusionGuidance):
     masks_padding = False  # whether the text encoder is told where the sentence ends
     spare_tokens = 0  # that a text encoder may know more than its tokenizer
 
-    def _open(self, sources: str | list[str] | Located, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-        """Load the UNet in `dtype`, not yet on the device. Returns alpha_bar of every training timestep."""
+    def _open(
+        self,
+        sources: str | list[str] | Located,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        prediction_type: str | None,
+    ) -> Tensor:
+        """Load the UNet in `dtype`, not yet on the device. Returns alpha_bar of every training timestep.
+
+        prediction_type: Of distill.PREDICTION_TYPES; None: what the configuration says.
+        """
         self.unet_dtype = dtype
         if not isinstance(sources, Located):
             sources = [sources] if isinstance(sources, str) else sources
@@ -50,16 +61,39 @@ class PipelineGuidance(DiffusionGuidance):
         self.unet = self.parts.load(UNet2DConditionModel, "unet", dtype)
         self.unet.eval().requires_grad_(False)  # still in ordinary memory, where there is room to make it smaller
         scheduler = self.parts.scheduler()
-        self.prediction_type = scheduler.config.prediction_type
+        self.prediction_type = prediction_type or scheduler.config.prediction_type
+        if sources.single and prediction_type is None:  # epsilon and v have the same weights by name and shape
+            log.warning(
+                "%s is taken to predict %s, as the configuration of its version says; if it was made for another"
+                " (files called v or 768 are), type --prediction_type v_prediction",
+                self.source,
+                self.prediction_type,
+            )
         if self.prediction_type not in distill.PREDICTION_TYPES:
             raise ValueError(f"{self.source} predicts {self.prediction_type}, not {distill.PREDICTION_TYPES}")
         return scheduler.alphas_cumprod.float().to(device)
 
     def _fit(self, vram: float, encoded: int) -> None:
-        """Give up what `vram` GB ask for, and move the UNet to the device. encoded: pixels, 0 without autoencoder."""
-        self.plan = PLANS[0]
-        self._follow(choose(vram, sum(p.numel() for p in self.unet.parameters()), encoded))
+        """Give up what `vram` GB ask for, and move the UNet to the device.
+
+        encoded: Pixels of all pictures of a step as the autoencoder reads them, 0 without one.
+        """
+        self.plan, self.vram = PLANS[0], vram
+        self.size = sum(p.numel() for p in self.unet.parameters()), encoded
+        self._follow(choose(vram, *self.size))
         self.unet.to(self.device, memory_format=torch.channels_last)
+
+    @property
+    def gigabytes(self) -> float:
+        """What a step takes by the plan."""
+        return self.plan.gigabytes(*self.size)
+
+    def describe(self) -> str:
+        """The source, and the plan where memory is limited."""
+        if math.isinf(self.vram):
+            return self.source
+        height, width = self.image_size
+        return f"{self.source}: {self.plan.name}, {self.gigabytes:.1f} GB, shown {height} x {width}"
 
     def _load(self, model_class: type, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         """A part of the pipeline, frozen."""

@@ -53,6 +53,8 @@ class StableDiffusion(PipelineGuidance):
         precision: auto, fp32, mixed, bf16 or fp16 (CUDA only); see `default_precision` and PRECISIONS.
         pictures: Keep the decoder, so that a batch may ask for pictures; with `space` "pixels" it is kept anyway.
         vram: GB that the guidance may take, which chooses its plan (`guidance.memory`); inf: it gives nothing up.
+        batch_size: Pictures of a step, which the plan makes room for.
+        prediction_type: What the UNet predicts, one of distill.PREDICTION_TYPES; None: what the configuration says.
         options: Of DiffusionGuidance.
 
     Raises:
@@ -70,10 +72,12 @@ class StableDiffusion(PipelineGuidance):
         precision: str = "auto",
         pictures: bool = False,
         vram: float = math.inf,
+        batch_size: int = 1,
+        prediction_type: str | None = None,
         **options: Any,
     ):
         unet_dtype, self.vae_dtype = _dtypes(precision, torch.device(device))
-        alphas = self._open(sources, device, unet_dtype)
+        alphas = self._open(sources, device, unet_dtype, prediction_type)
 
         import diffusers
 
@@ -97,7 +101,7 @@ class StableDiffusion(PipelineGuidance):
             self.vae.decoder = None
         if type(self.vae).__name__ == "AutoencoderKL":
             make_lean(self.vae.encoder)
-        self._fit(vram, math.prod(self.image_size))
+        self._fit(vram, batch_size * math.prod(self.image_size))
 
     def encode(self, images: Tensor) -> Tensor:
         encoded = self.vae.encode((images * 2 - 1).to(self.vae_dtype))

@@ -25,7 +25,8 @@ from nerf.seeding import step_generator
 from nerf.select_guidance import find_weights
 from nerf.trainer import Trainer
 
-RENDERING = 2.0  # GB: CUDA itself, the field, its optimiser and the samples of a step
+LOADED = 0.6  # GB: CUDA itself and the field, which are on a device before its guidance
+COMING = 1.4  # GB: the optimiser and the samples of a step, which come after it
 SMALL_VRAM = 4.0  # GB of --vram_O
 
 
@@ -61,12 +62,12 @@ def build_vram(config: Config, device: torch.device) -> float:
     Args:
         device: Of the guidance. Where the field has another, all of it is the guidance's.
     """
-    beside = RENDERING if build_device(config.run.device) == device else 0.0
-    if config.training.vram is not None:
-        return config.training.vram - beside
-    if config.training.vram_O:
-        return SMALL_VRAM - beside
-    return torch.cuda.mem_get_info(device)[0] / 1e9 - beside if device.type == "cuda" else math.inf
+    shared = build_device(config.run.device) == device
+    asked = config.training.vram or (SMALL_VRAM if config.training.vram_O else None)
+    if asked is not None:
+        return asked - (LOADED + COMING) * shared
+    # Measured here, what is free lacks LOADED already.
+    return torch.cuda.mem_get_info(device)[0] / 1e9 - COMING * shared if device.type == "cuda" else math.inf
 
 
 def build_field(config: Config, device: torch.device) -> Field:
@@ -155,6 +156,8 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
             views=views,
             pictures=options.save_guidance,
             vram=build_vram(config, device),
+            batch_size=config.training.batch_size,
+            prediction_type=options.prediction_type,
             grad_clip=config.training.grad_clip,
             rule=options.distill,
             rescale=options.cfg_rescale,

@@ -119,7 +119,7 @@ def write_mesh(config: Config, renderer: Renderer) -> dict[str, Any]:
 
 def _describe(config: Config, trainer: Trainer, native: bool) -> str:
     """One line: what runs on what."""
-    sources = ", ".join(f"{name} ({prior.source})" for name, prior in trainer.guidance.items())
+    sources = ", ".join(f"{name} ({prior.describe()})" for name, prior in trainer.guidance.items())
     begin = f"from step {trainer.step} of" if trainer.step else "for"
     return (
         f"training {config.run.text!r} {begin} {config.training.iters} steps on {trainer.device}, guidance {sources}, "

@@ -97,6 +97,12 @@ class GuidanceConfig:
     hf_key: str | None = opt(
         None, "another model: a repo id, a diffusers folder, or a .safetensors or .ckpt file", kind=str
     )
+    prediction_type: str | None = opt(
+        None,
+        "what the model was trained to predict (what its configuration says; a single file has none)",
+        kind=str,
+        choices=("epsilon", "v_prediction"),
+    )
     local_files_only: bool = opt(False, "download nothing: the model is in the cache, or the run ends")
     t_range: tuple[float, float] = opt(
         (0.02, 0.98), "range of timesteps, as fractions of the schedule", low=0, high=1, ascending=True

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from nerf import preflight
 from nerf.config import Config
-from nerf.select_guidance import torch_version
 
 NEEDED = ("numpy", "tqdm", "diffusers", "transformers", "safetensors", "imageio-ffmpeg", "opencv-python-headless")
 HELPFUL = {  # package -> what is lost without it
     "xatlas": "meshes get a simpler atlas",
     "fast-simplification": "meshes are not decimated",
     "tensorboardX": "no TensorBoard log",
+    "sentencepiece": "no DeepFloyd IF",
 }
 OLDEST_PYTHON, OLDEST_TORCH = (3, 10), (2, 10)
 TOLERANCE = 1e-4  # between float32 kernels and their references, for values of about 1
@@ -70,6 +70,14 @@ def check_python(version: tuple[int, ...]) -> Finding:
     if tuple(version[:2]) >= OLDEST_PYTHON:
         return Finding("ok", text)
     return Finding("FAIL", text, "install Python 3.10 or newer and make the virtual environment with it")
+
+
+def torch_version() -> str:
+    """The installed torch's version, read without importing it; "" without one."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def check_packages(needed: tuple[str, ...], helpful: dict[str, str]) -> Iterator[Finding]:

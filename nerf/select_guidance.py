@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from guidance import hub, layout, weights
+from nerf import driver
 from nerf.config import Config
 
 PROBE_TIMEOUT = 5.0  # seconds the hub has to show that the weights can be downloaded
@@ -25,11 +23,12 @@ def select_guidance(config: Config, typed: dict[str, Any]) -> tuple[tuple[str, .
     if "hf_key" in typed or "sd_version" in typed:
         return ("SD",), ""
     if not has_accelerator(config.guided_on):
-        return ("toybox",), "guidance: toybox, the model in this repository (no GPU; --guidance SD is Stable Diffusion)"
-    if not weights_available(config.guidance.sd_version):
+        reason = "no GPU that torch can use; --guidance SD is Stable Diffusion"
+    elif not weights_available(config.guidance.sd_version):
         reason = "Stable Diffusion is neither cached nor can be downloaded; --guidance SD says why"
-        return ("toybox",), f"guidance: toybox, the model in this repository ({reason})"
-    return ("SD",), f"guidance: Stable Diffusion {config.guidance.sd_version} (--guidance toybox needs no download)"
+    else:
+        return ("SD",), f"guidance: Stable Diffusion {config.guidance.sd_version} (--guidance toybox needs no download)"
+    return ("toybox",), f"guidance: toybox, the model in this repository ({reason})"
 
 
 def find_weights(config: Config, name: str, half: bool) -> weights.Located:
@@ -49,19 +48,9 @@ def find_weights(config: Config, name: str, half: bool) -> weights.Located:
 
 
 def has_accelerator(device: str = "auto") -> bool:
-    """Whether training will run on a GPU: a driver is there, torch can use it, the user did not ask for cpu."""
+    """Whether training will run on a GPU: there is one that torch can use, and the user did not ask for cpu."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if device == "cpu" or hidden or "+cpu" in torch_version():
-        return False
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
-
-
-def torch_version() -> str:
-    """The installed torch's version, read without importing it; "" without one."""
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return ""
+    return device != "cpu" and not hidden and 0 < driver.torch_cuda() <= driver.driver_cuda()
 
 
 def weights_available(sd_version: str) -> bool:

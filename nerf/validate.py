@@ -29,6 +29,9 @@ NEEDS: dict[str, tuple[Callable[[Any], object], str]] = {
     "occupancy_resolution": (lambda cells: cells & (cells - 1) == 0, "a power of two from 4 to 1024"),
     "decimate_target": (lambda faces: faces <= 0 or faces >= 4, "at least 4 faces, or 0 for all of them"),
 }
+# What changes the guided prediction -> the rules of distillation that it does not go with: NFSD takes no guided
+# prediction, and what CSD takes off it, the prediction without a prompt, is no longer a part of a rescaled one.
+GUIDED = {"perpneg": ("nfsd",), "cfg_rescale": ("nfsd", "csd")}
 FINEST = 2**22  # most cells of a level along a side (gridencoder/csrc/host.h)
 TCNN = 'pip install --no-build-isolation "git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch"'
 TCNN_WIDTHS = (16, 32, 64, 128)  # of its fully fused MLP
@@ -110,6 +113,11 @@ def _check_together(config: Config) -> None:
         raise ValueError(f"--t_anneal {guidance.t_anneal} belongs to --t_schedule anneal, got {guidance.t_schedule}")
     if guidance.perpneg and not config.camera.view_words:
         raise ValueError("--perpneg sets the prompts of the views against each other, got --no_view_words: drop one")
+    for name, rules in GUIDED.items():
+        if (value := getattr(guidance, name)) and guidance.distill in rules:
+            typed = f"--{name}" if value is True else f"--{name} {value}"
+            rule = f"--distill {guidance.distill}"
+            raise ValueError(f"{typed} does not go with {rule}, which guides by a formula of its own: drop one")
     first, last = training.exp_start_iter or 0, training.exp_end_iter or training.iters
     if first >= last:
         raise ValueError(f"--exp_start_iter needs a step before the last one of the schedules ({last}), got {first}")

@@ -24,8 +24,9 @@ class Repo:
     error: str = ""  # X-Error-Code beside it
     message: str = ""  # X-Error-Message
     missing: set[str] = field(default_factory=set)  # files that are listed and cannot be had
-    cut: dict[str, int] = field(default_factory=dict)  # file -> bytes after which its first download breaks off
+    cut: dict[str, list[int]] = field(default_factory=dict)  # file -> bytes after which its next downloads break off
     sizes: dict[str, int] = field(default_factory=dict)  # other sizes than the files have
+    xet: set[str] = field(default_factory=set)  # files that are said to come by Xet
     token: str = ""  # needed to read it
 
 
@@ -76,8 +77,8 @@ class MockHub:
         file = "/".join(rest[2:])  # resolve/<commit>/<file>
         if file not in repo.files or file in repo.missing:
             return self.send(request, 404, error="EntryNotFound", message="Entry not found")
-        cut = repo.cut.pop(file, None) if request.command == "GET" else None
-        self.send(request, 200, repo.files[file], cut=cut)
+        cut = repo.cut[file].pop(0) if request.command == "GET" and repo.cut.get(file) else None
+        self.send(request, 200, repo.files[file], cut=cut, xet=file in repo.xet)
 
     def listing(self, repo: Repo, name: str, rest: list[str]) -> object:
         sizes = {file: repo.sizes.get(file, len(content)) for file, content in repo.files.items()}
@@ -95,6 +96,7 @@ class MockHub:
         error: str = "",
         message: str = "",
         cut: int | None = None,
+        xet: bool = False,
     ) -> None:
         whole, start = len(body), 0
         if (wanted := request.headers.get("Range", "")).startswith("bytes=") and status == 200:
@@ -106,7 +108,8 @@ class MockHub:
         request.send_header("X-Repo-Commit", COMMIT)
         if status == 206:
             request.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
-        for header, value in (("X-Error-Code", error), ("X-Error-Message", message)):
+        by_xet = {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": self.url} if xet else {}
+        for header, value in {"X-Error-Code": error, "X-Error-Message": message, **by_xet}.items():
             if value:
                 request.send_header(header, value)
         request.end_headers()

@@ -68,13 +68,27 @@ def test_what_memory_there_is_reaches_the_guidance(made, options, expected):
     assert [options["vram"] for options in made] == [expected]
 
 
+def test_a_card_of_four_gigabytes_has_the_same_plan_whether_it_is_measured_or_typed(monkeypatch, made):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((4.0 - build.LOADED) * 1e9, 4e9))
+    for options in ({}, {"vram": 4.0}):
+        build.build_guidance(configure(guidance=("SD",), device="cuda", **options))
+    measured, typed = (options["vram"] for options in made)
+    assert measured == pytest.approx(typed)
+
+
+def test_a_guidance_makes_room_for_every_picture_of_a_step(made):
+    build.build_guidance(configure(guidance=("SD",), device="cpu", batch_size=3))
+    assert [options["batch_size"] for options in made] == [3]
+
+
 def test_the_guidance_has_a_gpu_and_its_memory_to_itself(monkeypatch, made):
     free = {torch.device("cuda:0"): 8.0, torch.device("cuda:1"): 24.0}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(free))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device] * 1e9, 80e9))
     for options in ({"guidance_device": "cuda:1"}, {}, {"guidance_device": "cuda:0"}):
         build.build_guidance(configure(guidance=("SD",), device="cuda", **options))
-    beside = (torch.device("cuda:0"), 8.0 - build.RENDERING)
+    beside = (torch.device("cuda:0"), 8.0 - build.COMING)
     assert [(options["device"], options["vram"]) for options in made] == [
         (torch.device("cuda:1"), 24.0),
         beside,
@@ -106,3 +120,9 @@ def test_a_guidance_is_told_what_its_decoder_is_for(made, options):
     build.build_guidance(configure(guidance=("SD",), device="cpu", **options))
     asked = options.get("save_guidance", False), options.get("distill_space", "latents")
     assert [(given["pictures"], given["space"]) for given in made] == [asked]
+
+
+@pytest.mark.parametrize("typed", [None, "v_prediction"])
+def test_a_guidance_is_told_what_its_model_predicts(made, typed):
+    build.build_guidance(configure(guidance=("SD",), device="cpu", prediction_type=typed))
+    assert [given["prediction_type"] for given in made] == [typed]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+
 import pytest
 import torch
 
 import tiny_diffusion
-from guidance import distill, layout, weights
-from guidance.deepfloyd import DeepFloyd
+from guidance import distill, layout, parts, weights
+from guidance.deepfloyd import ROOM_FOR_T5, DeepFloyd
 from guidance.types import GuidanceBatch
+from mock_hub import Repo, mock_hub
 from nerf import build, cli
 from tiny_run import STEPS, maker
 
@@ -61,6 +65,24 @@ def test_the_prompt_is_what_t5_says_and_t5_is_dropped(guidance, folder):
     assert not hasattr(guidance, "text_encoder") and not hasattr(guidance, "tokenizer")
 
 
+@pytest.mark.parametrize(
+    "beside, free, place",
+    [
+        (ROOM_FOR_T5 + 0.1, 80.0, "cuda"),
+        (ROOM_FOR_T5 - 0.1, 80.0, "cpu"),  # of --vram, the UNet has the rest
+        (float("inf"), ROOM_FOR_T5 + 0.1, "cuda"),
+        (float("inf"), ROOM_FOR_T5 - 0.1, "cpu"),
+    ],
+)
+def test_t5_goes_to_the_gpu_where_it_fits_beside_the_unet(folder, monkeypatch, beside, free, place):
+    guidance = DeepFloyd(folder)
+    guidance.vram = guidance.gigabytes + beside
+    guidance.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 1e9, 80e9))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert guidance._text_place() == (torch.bfloat16, torch.device(place))
+
+
 def test_pictures_are_the_latents(guidance):
     pictures = torch.rand(1, 3, 16, 16)
     assert torch.allclose(guidance.decode(guidance.encode(pictures)), pictures, atol=1e-6)
@@ -96,6 +118,49 @@ def test_weights_in_pieces_are_chosen_whole_or_not_at_all():
     assert set(layout.choose_files(both, half=True, family=layout.DEEPFLOYD)[0]) == {*base, *half, half_index}
     with pytest.raises(layout.Unusable, match="lacks text_encoder/model.safetensors"):
         layout.choose_files([*base, pieces[0], index], family=layout.DEEPFLOYD)
+
+
+@pytest.fixture
+def pieces(folder, tmp_path):
+    """The same with a tokenizer as DeepFloyd publishes it, which is sentencepiece's file alone."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    shutil.copytree(folder, tmp_path / "pieces")
+    tokenizer = tmp_path / "pieces" / "tokenizer"
+    shutil.rmtree(tokenizer)
+    tokenizer.mkdir()
+    sentences = iter([" ".join(tiny_diffusion.WORDS), "a green frog, front view"])
+    with (tokenizer / "spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences,
+            model_writer=file,
+            vocab_size=30,
+            hard_vocab_limit=False,
+            minloglevel=2,
+            **dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1),  # T5's
+        )
+    return tmp_path / "pieces"
+
+
+def test_the_tokenizer_that_deepfloyd_publishes_is_read_as_sentencepiece_reads_it(pieces):
+    import sentencepiece
+
+    ours = parts.open_parts(weights.locate([str(pieces)], family=layout.DEEPFLOYD)).tokenizer()
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(pieces / "tokenizer" / "spiece.model"))
+    text = "a green frog, side view"
+    assert ours(text).input_ids == [*theirs.encode(text), ours.eos_token_id]
+
+
+def test_without_sentencepiece_one_line_says_so_before_the_weights_are_fetched(pieces, tmp_path, monkeypatch):
+    content = {path.relative_to(pieces).as_posix(): path.read_bytes() for path in pieces.rglob("*") if path.is_file()}
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sentencepiece" else found(name))
+    with mock_hub(monkeypatch, tmp_path / "hub") as server:
+        server.repos["a/deepfloyd"] = Repo(content)
+        with pytest.raises(
+            ValueError, match="has a tokenizer that sentencepiece reads, .*: pip install -r requirements.txt"
+        ):
+            weights.locate(["a/deepfloyd"], family=layout.DEEPFLOYD)
+        assert server.downloaded() == ["model_index.json"]
 
 
 @pytest.mark.parametrize("words, name", [([], "SD"), (["--IF"], "IF"), (["--guidance", "IF"], "IF")])

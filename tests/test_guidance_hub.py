@@ -11,6 +11,9 @@ from guidance import hub, weights
 from mock_hub import Repo, mock_hub
 from tiny_diffusion import save_pipeline
 
+UNET = "unet/diffusion_pytorch_model.safetensors"
+BROKE_OFF = "the download broke off: the same command keeps its whole files and begins the broken one again"
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
@@ -40,7 +43,7 @@ def test_only_what_is_used_is_downloaded_and_once(server, files):
     server.repos["a/model"] = Repo(files)
     found = weights.locate(["a/model"])
     assert found.source == "a/model" and (found.folder / "unet" / "config.json").is_file()
-    assert "safety_checker/model.safetensors" in files and "unet/diffusion_pytorch_model.safetensors" in files
+    assert "safety_checker/model.safetensors" in files and UNET in files
     assert set(server.downloaded()) == set(files) - {"safety_checker/model.safetensors", "v2-1_512-ema-pruned.ckpt"}
     server.asked.clear()
     assert weights.locate(["a/model"]) == found and not server.asked
@@ -55,7 +58,7 @@ def test_the_fp16_variant_is_downloaded_instead_where_there_is_one(server, files
     server.repos["a/model"] = Repo(files | half)
     assert weights.locate(["a/model"], half=True).variants == {"unet": "fp16", "vae": None, "text_encoder": None}
     assert set(half) <= set(server.downloaded())
-    assert "unet/diffusion_pytorch_model.safetensors" not in server.downloaded()
+    assert UNET not in server.downloaded()
 
 
 def test_the_second_mirror_serves_when_the_first_is_gone(server, files):
@@ -101,7 +104,7 @@ def test_every_repository_is_tried_and_its_reason_told(server):
 
 
 def test_a_file_that_is_listed_and_missing_is_said_to_be(server, files):
-    server.repos["a/model"] = Repo(files, missing={"unet/diffusion_pytorch_model.safetensors"})
+    server.repos["a/model"] = Repo(files, missing={UNET})
     assert "a/model: a file that it lists is missing" in refusal("a/model")
 
 
@@ -112,19 +115,61 @@ def test_another_family_is_refused_before_its_weights_are_downloaded(server, fil
     assert server.downloaded() == ["model_index.json"]
 
 
-def test_a_download_that_broke_off_goes_on_where_it_was(server, files, monkeypatch):
+@pytest.fixture
+def impatient(monkeypatch):
+    """The hub's client, in small pieces (what is not a whole one is lost), and without its pauses."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)  # what is not a whole one is lost
-    name = "unet/diffusion_pytorch_model.safetensors"
-    server.repos["a/model"] = Repo(files, cut={name: 1000})
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)
+
+
+def test_a_line_that_breaks_for_a_moment_costs_nothing(server, files, impatient):
+    server.repos["a/model"] = Repo(files, cut={UNET: [1000]})
     found = weights.locate(["a/model"])
-    assert (found.folder / name).read_bytes() == files[name]
-    ranges = [h.get("range") for method, path, h in server.asked if method == "GET" and path.endswith(name)]
-    assert ranges == [None, "bytes=1000-"]
+    assert (found.folder / UNET).read_bytes() == files[UNET]
+    assert ranges(server, UNET) == [None, "bytes=1000-"]
+
+
+def test_after_a_download_that_broke_off_whole_files_are_kept_and_the_broken_one_begins_again(
+    server, files, impatient, tmp_path
+):
+    server.repos["a/model"] = Repo(files, cut={UNET: [1000, 0, 0, 0, 0, 0]})  # the client gives up after five more
+    assert refusal("a/model") == f"a/model: {BROKE_OFF}"
+    kept = [path.read_bytes() for path in (tmp_path / "hub").glob("models--a--model/blobs/*")]
+    assert files["model_index.json"] in kept and files[UNET] not in kept
+    server.asked.clear()
+    assert (weights.locate(["a/model"]).folder / UNET).read_bytes() == files[UNET]
+    assert ranges(server, UNET) == [None]
+    assert not [name for name in server.downloaded() if files[name] in kept]
+
+
+def test_a_download_by_xet_that_broke_off_is_said_to_be_and_the_next_mirror_is_tried(server, files, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("Task error: File reconstruction error: CAS Client Error: error sending request")
+
+    monkeypatch.setattr("huggingface_hub.file_download.xet_get", fail)
+    monkeypatch.setattr("huggingface_hub.file_download.is_xet_available", lambda: True)
+    server.repos["a/model"] = Repo(files, xet={UNET})
+    assert refusal("a/model") == f"a/model: {BROKE_OFF}"
+    server.repos["a/mirror"] = Repo(files)
+    assert weights.locate(["a/model", "a/mirror"]).source == "a/mirror"
+
+
+def ranges(server, name):
+    """What parts of a file were asked for."""
+    return [h.get("range") for method, path, h in server.asked if method == "GET" and path.endswith(name)]
+
+
+@pytest.mark.parametrize("kept", [4, -1])
+def test_a_cached_file_that_was_cut_short_comes_anew_when_what_the_message_names_is_deleted(server, files, kept):
+    server.repos["a/model"] = Repo(files)
+    cached = weights.locate(["a/model"]).folder / UNET
+    cached.write_bytes(files[UNET][:kept])
+    Path(re.search(r"delete (\S+), get it anew", refusal("a/model"))[1]).unlink()
+    assert (weights.locate(["a/model"]).folder / UNET).read_bytes() == files[UNET]
 
 
 def test_a_download_that_does_not_fit_the_disk_is_refused_before_it_starts(server, files):
-    sizes = {"unet/diffusion_pytorch_model.safetensors": 10**18}
+    sizes = {UNET: 10**18}
     server.repos["a/huge"] = Repo(files, sizes=sizes)
     assert re.match(r"a/huge: not enough disk, needs 1000000000\.\d GB, \d+\.\d GB are free in /", refusal("a/huge"))
     assert server.downloaded() == ["model_index.json"]

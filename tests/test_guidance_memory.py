@@ -9,11 +9,13 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guidance import memory, parts, weights
+from guidance import memory
 from guidance.stable_diffusion import StableDiffusion
 from guidance.types import GuidanceBatch
 from live_memory import LiveMemory
-from tiny_run import STEPS
+from nerf import commands
+from nerf.config import Config
+from tiny_run import SMALL, STEPS
 
 SD21 = 865_910_724, 512 * 512  # parameters of the UNet, pixels of its pictures
 
@@ -28,7 +30,7 @@ def test_plans_are_in_order_and_the_largest_that_fits_is_chosen():
 
 
 def test_stable_diffusion_fits_six_gigabytes_whole_and_four_without_smaller_pictures():
-    """Two of them are the field's and CUDA's (nerf.build.RENDERING). Computed, not measured."""
+    """Two of them are the field's and CUDA's (LOADED and COMING of nerf.build). Computed, not measured."""
     assert memory.choose(6 - 2, *SD21) == memory.PLANS[0]
     assert memory.choose(4 - 2, *SD21).scale == 1
 
@@ -39,16 +41,41 @@ def test_what_has_no_autoencoder_takes_no_memory_for_one():
     assert whole.gigabytes(10**9, 1) > whole.gigabytes(10**9, 0) + 0.06
 
 
-def test_what_the_unet_makes_at_most_fits_the_overhead_of_the_plans():
-    import diffusers
+@pytest.fixture(scope="module")
+def fake():
+    """Stable Diffusion 2.1 of the true size in half precision, whose tensors have no contents."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Module, "to", lambda module, *args, **options: module)  # which fake weights cannot follow
+        guidance = StableDiffusion("random:sd21", precision="bf16")
+        guidance.prepare("a frog")
+    return guidance, mode
 
-    opened = parts.open_parts(weights.locate(["random:sd21"]))
-    with parts.made_in(torch.float16), FakeTensorMode(), torch.no_grad():
-        unet = opened.load(diffusers.UNet2DConditionModel, "unet", torch.float16)
-        inputs = torch.randn(2, 4, 64, 64), torch.ones(2, dtype=torch.long), torch.randn(2, 77, 1024)
-        with LiveMemory() as live:
-            unet(*inputs)
+
+def test_what_the_unet_makes_at_most_fits_the_overhead_of_the_plans(fake):
+    guidance, mode = fake
+    with mode, torch.no_grad(), LiveMemory() as live:
+        words = guidance.prompts.views[:2]
+        guidance.predict_noise(torch.randn(2, 4, 64, 64), torch.ones(2, dtype=torch.long), words)
     assert 0.05e9 < live.peak < memory.OVERHEAD
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_plan_has_room_for_every_picture_of_a_step_and_little_more(fake, batch):
+    guidance, mode = fake
+    with mode, LiveMemory() as live:
+        pictures, zero = torch.rand(batch, 3, 64, 64).requires_grad_(), torch.zeros(batch)
+        given = GuidanceBatch(images=pictures, azimuth=zero, elevation=zero, generator=torch.Generator())
+        torch.autograd.grad(guidance(given).loss, pictures)
+    counted = (live.read + live.peak) / 1e9
+    assert counted < memory.PLANS[0].gigabytes(SD21[0], batch * SD21[1]) < 1.1 * counted
+
+
+def test_more_pictures_a_step_take_a_smaller_plan(prior):
+    pixels = StableDiffusion(prior).image_size[0] ** 2
+    parameters = sum(p.numel() for p in StableDiffusion(prior).unet.parameters())
+    room = memory.PLANS[0].gigabytes(parameters, pixels)
+    assert StableDiffusion(prior, vram=room, batch_size=1).plan is memory.PLANS[0]
+    assert StableDiffusion(prior, vram=room, batch_size=2).plan is not memory.PLANS[0]
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(31, 17), nn.Conv2d(5, 7, 3, padding=1), nn.Conv2d(1, 257, 1, bias=False)])
@@ -91,6 +118,15 @@ def test_a_guidance_is_made_to_fit_when_it_is_loaded(prior):
     tight = StableDiffusion(prior, vram=0.0)
     assert tight.plan is memory.PLANS[-1] and tight.image_size == (8, 8)
     assert any(p.dtype == torch.int8 for p in tight.unet.parameters())
+
+
+def test_the_line_of_a_run_says_what_plan_it_has_where_memory_is_limited(make, prior):
+    config = Config().updated(SMALL)
+    assert f"guidance toybox ({prior}), " in commands._describe(config, make(), True)
+    trainer = make(vram=1.0)
+    plan, size = memory.PLANS[-1], trainer.guidance["toybox"].size
+    said = f"guidance toybox ({prior}: {plan.name}, {plan.gigabytes(*size):.1f} GB, shown 8 x 8), "
+    assert said in commands._describe(config, trainer, True)
 
 
 def fail(trainer, times):

@@ -55,6 +55,18 @@ def test_a_single_file_guides(single, mirror):
     assert pictures.grad.abs().max() > 0
 
 
+def test_what_a_single_file_predicts_is_said_where_it_is_assumed_and_can_be_typed(single, mirror, caplog):
+    path = str(single[0])
+    assumed = StableDiffusion(path)
+    assert f"{path} is taken to predict epsilon" in caplog.text and "--prediction_type v_prediction" in caplog.text
+    caplog.clear()
+    told = StableDiffusion(path, prediction_type="v_prediction")
+    assert not caplog.text
+    noisy, t, words = torch.randn(1, 4, 8, 8), torch.tensor([400]), torch.randn(1, 7, 8)
+    v, alpha = assumed.predict_noise(noisy, t, words), assumed.alphas_cumprod[400]  # the output of both
+    assert torch.allclose(told.predict_noise(noisy, t, words), alpha.sqrt() * v + (1 - alpha).sqrt() * noisy)
+
+
 def test_a_file_without_one_of_the_weights_is_refused_instead_of_filled_at_random(single, mirror, tmp_path):
     from diffusers import UNet2DConditionModel
     from safetensors.torch import save_file as save
