@@ -251,7 +251,7 @@ def _training(typed: dict[str, Any]) -> tuple[Config, str]:
     guidance, note = select_guidance(_configure({}, typed), typed)
     if typed.get("IF") and "IF" not in guidance:
         raise ValueError(f"--IF stands for --guidance IF, got --guidance {' '.join(guidance)}: drop one")
-    for name in ("hf_key", "sd_version"):
+    for name in ("hf_key", "sd_version", "prediction_type"):
         if name in typed and guidance == ("toybox",):
             raise ValueError(f"{spelling(name)} belongs to Stable Diffusion, got --guidance toybox: drop one")
     return _configure({}, typed, guidance), note
