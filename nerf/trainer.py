@@ -25,9 +25,10 @@ from nerf.runlog import RunLog
 from nerf.schedule import Plan, Schedule
 from nerf.seeding import step_generator
 from nerf.types import RenderOutput, Views
-from nerf.watch import ADVICE, Diverged, Verdict, Watch
+from nerf.watch import ADVICE, Diverged, Tally, Verdict, Watch
 
 LOG_INTERVAL = 10  # steps between two looks at the losses: each look waits for the GPU
+BROKEN = "weights that are not finite"
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Trainer:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     step: int = 0  # steps done
     watch: Watch = field(default_factory=Watch)
+    tally: Tally = field(default_factory=Tally)
 
     def train(self) -> bool:
         """Train to the end of the schedule and save. Returns False where Ctrl-C ended it early (saved as well)."""
@@ -59,12 +61,11 @@ class Trainer:
         bar = tqdm(total=self.schedule.iters, initial=self.step, desc="training", unit="step", smoothing=0.05)
         self.renderer.train()
         with bar, log, _interruptible() as interrupted:
-            samples, skipped, steps, since = 0, 0.0, 0, time.perf_counter()
+            samples, since = 0, time.perf_counter()
             while self.step < self.schedule.iters and not interrupted():
                 out, terms = self.train_step()
                 samples += len(out.samples["ts"])
-                steps += 1
-                skipped = skipped + sum(value for name, value in terms.items() if name.endswith("_skipped"))
+                self.tally.add(terms["skipped"])
                 bar.update()
                 if self.step % LOG_INTERVAL == 0 or self.step == self.schedule.iters:
                     now = time.perf_counter()
@@ -72,8 +73,7 @@ class Trainer:
                     values["samples_per_second"], samples, since = samples / (now - since), 0, now
                     log.write(self.step, values)
                     bar.set_postfix_str(_summary(values))
-                    self._react(float(skipped) / (steps * len(self.guidance)), values)
-                    skipped, steps = 0.0, 0
+                    self._react(values)
                     bar.n = self.step  # a restored run has gone back
                 if self.step % self.save_interval == 0 and self.step < self.schedule.iters:
                     self.save()
@@ -84,18 +84,17 @@ class Trainer:
             self.save()
         return self.step >= self.schedule.iters
 
-    def _react(self, skipped: float, values: Mapping[str, float]) -> None:
+    def _react(self, values: Mapping[str, float]) -> None:
         """Do what the watch says about the steps since the last look.
-
-        Args:
-            skipped: Share of their views whose gradient was not finite.
 
         Raises:
             Diverged: nothing helps.
         """
-        finite = all(bool(p.isfinite().all()) for p in self.renderer.parameters())
-        verdict = self.watch.judge(skipped, finite)
-        what = "weights that are not finite" if not finite else f"{skipped:.0%} of the views without a finite gradient"
+        (skipped, row), finite = self.tally.read(), self._is_finite()
+        verdict = self.watch.judge(skipped, row, finite)
+        what = f"{skipped:.0%} of the views without a finite gradient" if finite else BROKEN
+        if verdict is not Verdict.FINE:
+            self.tally.row = 0  # what is done about it gets its chance
         if verdict is Verdict.STEADY:
             steadied = [name for name, prior in self.guidance.items() if prior.steady()]
             also = f", and {' and '.join(steadied)} encodes in float32 from here on" if steadied else ""
@@ -160,22 +159,27 @@ class Trainer:
         )
         if self.grad_clip_rgb > 0 and out.rgb.requires_grad:
             out.rgb.register_hook(lambda grad: grad.clamp(-self.grad_clip_rgb, self.grad_clip_rgb))
-        terms, metrics = losses.evaluate(out, plan.weights), {}
+        terms, metrics, lost = losses.evaluate(out, plan.weights), {}, {}
         for name, prior in self.guidance.items():
             result = prior(self._batch(out, views, plan))
             terms["guidance"] = terms.get("guidance", 0) + result.loss
             metrics |= {f"{name}_{key}": value for key, value in result.metrics.items()}
+            lost[f"{name}_skipped"] = result.lost
             if result.pictures is not None:
                 self._save_pictures(name, result, len(views.azimuth))
         total = sum(plan.weights[name] * term for name, term in terms.items())
         self.optimizer.zero_grad(set_to_none=True)
+        stuck = total.new_zeros(())
         if total.requires_grad:  # nothing to learn from a step that hit nothing
             total.backward()
             losses.add_field_gradients(self.renderer.field, plan.weights, generator=generator)
             scale_lr(self.optimizer, plan.lr_factor)
             self.optimizer.step()
+            stuck = self.optimizer.found_inf
         self.ema.update()
         self.step = step + 1
+        metrics |= {name: views.float().mean() for name, views in lost.items()}
+        metrics["skipped"] = torch.stack([metrics[name] for name in lost]).mean().maximum(stuck)
         terms = {name: term.detach() for name, term in terms.items()}
         return out, terms | {"opacity_mean": out.opacity.detach().mean()} | metrics
 
@@ -218,6 +222,10 @@ class Trainer:
     def save(self) -> Path:
         """Write the checkpoint of this step."""
         return checkpoint.save(self.workspace / "checkpoints", self.state_dict(), {"step": self.step, **self.meta})
+
+    def _is_finite(self) -> bool:
+        """Whether all weights are; waits for the device."""
+        return all(bool(p.isfinite().all()) for p in self.renderer.parameters())
 
 
 def _summary(values: Mapping[str, float]) -> str:
