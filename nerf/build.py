@@ -237,6 +237,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         renderer.load_state_dict(state["model"])
     elif state is not None:
         trainer.load_state_dict(state)
+        trainer.good = path
     return trainer
 
 

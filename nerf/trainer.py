@@ -52,6 +52,7 @@ class Trainer:
     validate: Callable[[int], None] | None = None  # called with the step, with the averaged weights in place
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     step: int = 0  # steps done
+    good: Path | None = None  # the last checkpoint that this run wrote, or went on from
     watch: Watch = field(default_factory=Watch)
     tally: Tally = field(default_factory=Tally)
 
@@ -107,12 +108,11 @@ class Trainer:
             tqdm.write(f"step {self.step}: {line}")
 
     def _restore(self) -> bool:
-        """Go back to the last checkpoint with half the learning rate; False: there is none."""
-        path = checkpoint.find(self.workspace)
-        if path is None:
+        """Go back to the last checkpoint of this run with half the learning rate; False: there is none."""
+        if self.good is None:
             return False
         rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
-        self.load_state_dict(checkpoint.load(path, device=self.device))
+        self.load_state_dict(checkpoint.load(self.good, device=self.device))
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["initial_lr"] = rate / 2  # not of the rate that has decayed meanwhile
         return True
@@ -219,9 +219,12 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.step = state["step"]
 
-    def save(self) -> Path:
-        """Write the checkpoint of this step."""
-        return checkpoint.save(self.workspace / "checkpoints", self.state_dict(), {"step": self.step, **self.meta})
+    def save(self) -> None:
+        """Write the checkpoint of this step, unless its weights are of no use."""
+        if not self._is_finite():
+            tqdm.write(f"step {self.step}: {BROKEN}: not saved")
+            return
+        self.good = checkpoint.save(self.workspace / "checkpoints", self.state_dict(), {"step": self.step, **self.meta})
 
     def _is_finite(self) -> bool:
         """Whether all weights are; waits for the device."""

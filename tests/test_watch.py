@@ -11,7 +11,7 @@ from guidance.types import GuidanceBatch
 from nerf import trainer as loop
 from nerf import watch as watching
 from nerf.watch import FLAT_LOOKS, LOST_STEPS, Diverged, Tally, Verdict, Watch
-from tiny_run import STEPS, logged, watch_steps, weights
+from tiny_run import STEPS, interrupt_at, logged, watch_steps, weights
 
 
 @pytest.fixture
@@ -232,8 +232,39 @@ def break_at(made, step):
     watch_steps(made, broken)
 
 
+def saved(made):
+    return sorted(path.name for path in (made.workspace.absolute() / "checkpoints").glob("*"))
+
+
 def test_weights_that_are_not_finite_are_noticed(make):
     made = make(dataset_size_train=2)
     break_at(made, 5)
     with pytest.raises(Diverged, match="weights that are not finite"):
         made.train()
+
+
+def test_weights_that_are_not_finite_are_never_saved(make, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "LOG_INTERVAL", 4)
+    made = make(dataset_size_train=1)
+    break_at(made, 3)
+    with pytest.raises(Diverged):
+        made.train()
+    assert saved(made) == ["step_000001.pt", "step_000002.pt"]
+    assert "step 3: weights that are not finite: not saved" in "".join(capsys.readouterr())
+
+
+def test_weights_that_are_not_finite_are_not_saved_by_ctrl_c_either(make, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_INTERVAL", 4)
+    made = make()
+    break_at(made, 1)
+    interrupt_at(made, 1)
+    assert not made.train() and saved(made) == []
+
+
+def test_a_run_goes_back_to_no_checkpoint_of_another_run(make):
+    before = make()
+    before.save_interval = 2
+    assert before.train() and saved(before) == ["step_000004.pt", "step_000006.pt"]
+    wound_back, anew = make(ckpt="out/checkpoints/step_000004.pt"), make(ckpt="latest_model")
+    assert wound_back._restore() and wound_back.step == 4
+    assert not anew._restore() and anew.step == 0
