@@ -47,7 +47,7 @@ class Trainer:
     workspace: Path
     meta: dict[str, Any]  # what a checkpoint says of itself beside its step
     grad_clip_rgb: float = -1.0  # clip the gradient of the picture at this; negative: off
-    save_interval: int = 100  # steps between checkpoints, and calls of `validate`
+    save_interval: int = 100  # steps of an epoch: between checkpoints, and calls of `validate`
     picture_interval: int = 0  # steps between pictures of what the guidance sees; 0: none
     validate: Callable[[int], None] | None = None  # called with the step, with the averaged weights in place
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -103,6 +103,23 @@ def test_validation_does_not_change_what_is_learnt(make, monkeypatch):
         assert torch.equal(value, weights(watched)[name]), name
 
 
+def test_checkpoints_sheets_and_turntables_have_intervals_of_their_own(make):
+    """In epochs: a checkpoint after each, a sheet after every third, a turntable after every other; none at the end."""
+    made = make(dataset_size_train=1, eval_interval=3, test_interval=2)
+    config, kept = Config().updated(made.meta["config"]), []
+
+    def validate(step):
+        kept.append(checkpoint.find("out").name)
+        commands.validate(config, made.renderer, step)
+
+    made.validate = validate
+    made.train()
+    assert kept == [f"step_{step:06d}.pt" for step in range(1, STEPS)]
+    assert [path.name for path in (made.workspace / "validation").iterdir()] == ["step_000003.png"]
+    turntables = sorted(path.name for path in (made.workspace / "results").glob("*_rgb.mp4"))
+    assert turntables == ["turntable_000002_rgb.mp4", "turntable_000004_rgb.mp4"]
+
+
 def test_a_second_ctrl_c_is_not_waited_for(make):
     made, before = make(), signal.getsignal(signal.SIGINT)
 
