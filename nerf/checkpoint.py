@@ -20,7 +20,18 @@ from typing import Any
 
 META = "archive/meta.json"  # torch names its folder "archive" when it saves to a buffer
 NAMES = ("latest", "scratch", "best", "latest_model")
-RUN_FILES = ("config.json", "run.json", "log.jsonl", "run", "checkpoints", "validation", "results", "mesh", "guidance")
+RUN_FILES = (
+    "config.json",
+    "run.json",
+    "log.jsonl",
+    "log.jsonl.old",
+    "run",
+    "checkpoints",
+    "validation",
+    "results",
+    "mesh",
+    "guidance",
+)
 _NAME = re.compile(r"step_(\d+)\.pt")
 _SCRATCH = "or --ckpt scratch to start anew (the old run is kept aside)"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -177,7 +178,7 @@ def test_without_tensorboard_the_log_is_written_and_one_line_says_so(tmp_path, m
     assert "tensorboardX" in line and line.endswith("pip install -r requirements.txt")
 
 
-def test_a_run_that_is_wound_back_forgets_the_lines_after_it(make, every_step_logged):
+def test_a_run_that_is_wound_back_keeps_the_lines_after_it_aside(make, every_step_logged):
     made = make()
     made.save_interval = 2
     made.train()
@@ -191,6 +192,19 @@ def test_a_run_that_is_wound_back_forgets_the_lines_after_it(make, every_step_lo
     assert [line["step"] for line in logged(again)] == [1, 2, 3, 4, 5]
     assert logged(again)[:4] == before[:4]
     assert checkpoint.find("out").name == "step_000005.pt"
+    aside = (again.workspace / "log.jsonl.old").read_text().splitlines()
+    assert [json.loads(line) for line in aside[:2]] == before[4:] and aside[2:] == ['{"step": 7, "gui']
+
+
+def test_a_run_begun_anew_with_old_weights_keeps_the_old_log_aside(make, every_step_logged):
+    made = make()
+    made.train()
+    old = (made.workspace / "log.jsonl").read_text()
+    for _ in range(2):
+        with RunLog(made.workspace, make(ckpt="latest_model").step):
+            pass
+        assert (made.workspace / "log.jsonl").read_text() == ""
+        assert (made.workspace / "log.jsonl.old").read_text() == old
 
 
 def test_only_the_last_two_checkpoints_stay(make):
