@@ -78,10 +78,7 @@ class Trainer:
                     bar.n = self.step  # a restored run has gone back
                 if self.step % self.save_interval == 0 and self.step < self.schedule.iters:
                     self.save()
-                    if self.validate is not None:
-                        with self.ema.swap():
-                            self.validate(self.step)
-                        self.renderer.train()
+                    self._show()
             self.save()
         return self.step >= self.schedule.iters
 
@@ -117,22 +114,39 @@ class Trainer:
             group["initial_lr"] = rate / 2  # not of the rate that has decayed meanwhile
         return True
 
+    def _show(self) -> None:
+        """Pictures of the averaged weights; none where memory does not last for them."""
+        if self.validate is None:
+            return
+        try:
+            with self.ema.swap():
+                self.validate(self.step)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            tqdm.write(
+                f"step {self.step}: out of GPU memory for its pictures, left out: a smaller --video_size takes less"
+            )
+        self.renderer.train()
+
     def train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
         """One step. Returns what was rendered, and the unweighted losses and metrics (0-d tensors).
 
         Where memory runs out, the step is taken again with a guidance that takes less, and so are those that follow.
         """
+        reason = None
         while True:
             try:
-                return self._train_step()
+                if reason is None or self._economise():
+                    return self._train_step()
             except torch.OutOfMemoryError as error:
                 reason = error.with_traceback(None)  # which holds every tensor of the step
-            if not self._economise():
+            else:
                 raise reason
 
     def _economise(self) -> bool:
-        """Let one guidance give something up for memory; False: none can."""
+        """Let one guidance give something up for memory, which may itself run out of it; False: none can."""
         self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
         for name, prior in self.guidance.items():
             if given_up := prior.economise():
                 torch.cuda.empty_cache()  # of every GPU; nothing where there is none
