@@ -116,10 +116,11 @@ def test_a_view_without_a_finite_gradient_changes_nothing(prior, value):
     assert torch.equal(partly.images.grad[0], whole.images.grad[0]) and not partly.images.grad[1].any()
 
 
-def test_a_picture_that_is_not_finite_does_not_reach_the_others(prior):
+@pytest.mark.parametrize("space", ["latents", "pixels"])
+def test_a_picture_that_is_not_finite_does_not_reach_the_others(prior, space):
     from guidance.stable_diffusion import StableDiffusion
 
-    guidance = StableDiffusion(prior)
+    guidance = StableDiffusion(prior, space=space)
     guidance.prepare("a frog")
     images = torch.rand(2, 3, 16, 16)
     images[1, 0, 3, 3] = math.nan
