@@ -13,6 +13,7 @@ from guidance import distill
 from guidance.prompts import PromptEmbeddings, ViewOptions, on_the_left, view_prompts
 from guidance.rules import RULES, Distilled, Prediction
 from guidance.timesteps import dreamtime
+from guidance.transfer import sent
 from guidance.types import Conditioning, GuidanceBatch, GuidanceOutput
 
 
@@ -55,6 +56,7 @@ class DiffusionGuidance(ABC):
         space: str = "latents",
     ):
         self.alphas_cumprod, self.device = alphas_cumprod, alphas_cumprod.device
+        self.alphas_on_host = alphas_cumprod.cpu()
         self.latent_shape = latent_shape
         self.image_size = image_size
         self.views = views or ViewOptions()
@@ -126,15 +128,12 @@ class DiffusionGuidance(ABC):
         lost = torch.zeros(len(batch.azimuth), dtype=torch.bool, device=home)
         left = on_the_left(batch.azimuth) if self.views.mirrored else None
         batch = batch if left is None else _from_the_left(batch, left)
+        timesteps, noise = self._draw(batch)  # before there is work to wait for
         shown = self._shown(batch, lost)
         in_pixels = self.space == "pixels" and shown is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not in_pixels):
             latents = self._latents(batch) if shown is None else self.encode(shown)
         with torch.no_grad():
-            timesteps = self._draw_timesteps(batch, len(latents))
-            noise = torch.randn(
-                latents.shape, generator=batch.generator, device=batch.generator.device, dtype=torch.float32
-            ).to(latents.device)
             told = Told(self, self.condition(batch), batch.guidance_scale)
             found = self.rule(told, latents.detach(), timesteps, noise)
             gradient = found.gradient
@@ -179,15 +178,24 @@ class DiffusionGuidance(ABC):
             )
         return resize(batch.latents.float().to(self.device), self.latent_shape[1:])
 
-    def _draw_timesteps(self, batch: GuidanceBatch, count: int) -> Tensor:
-        """One timestep per view, uniform in `t_range`, both ends included, or DreamTime's for all. [count] int64"""
+    def _draw(self, batch: GuidanceBatch) -> tuple[Tensor, Tensor]:
+        """All that is random in a step: timesteps [B] and noise [B, C, h, w]."""
+        timesteps, source = self._draw_timesteps(batch), batch.generator
+        noise = torch.randn(
+            (len(timesteps), *self.latent_shape), generator=source, device=source.device, dtype=torch.float32
+        )
+        return timesteps, sent(noise, self.device)
+
+    def _draw_timesteps(self, batch: GuidanceBatch) -> Tensor:
+        """One timestep per view, uniform in `t_range`, both ends included, or DreamTime's for all. [B] int64"""
+        count = len(batch.azimuth)
         if batch.dreamtime is not None:
-            t = dreamtime(self.alphas_cumprod, batch.t_range, batch.dreamtime)
+            t = dreamtime(self.alphas_on_host, batch.t_range, batch.dreamtime)
             return torch.full((count,), t, device=self.device)
         last = len(self.alphas_cumprod) - 1
         lo, hi = (min(round(share * (last + 1)), last) for share in batch.t_range)
         drawn = torch.randint(lo, hi + 1, (count,), generator=batch.generator, device=batch.generator.device)
-        return drawn.to(self.device)
+        return sent(drawn, self.device)
 
     def _pictures(self, shown: Tensor | None, latents: Tensor, found: Distilled, timesteps: Tensor) -> Tensor:
         """What the model was shown, that with noise, and what the model makes of it in one step. [3 B, 3, H, W]"""
