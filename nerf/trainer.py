@@ -55,13 +55,14 @@ class Trainer:
     good: Path | None = None  # the last checkpoint that this run wrote, or went on from
     watch: Watch = field(default_factory=Watch)
     tally: Tally = field(default_factory=Tally)
+    writer: checkpoint.Writer = field(default_factory=checkpoint.Writer)
 
     def train(self) -> bool:
         """Train to the end of the schedule and save. Returns False where Ctrl-C ended it early (saved as well)."""
         log = RunLog(self.workspace, self.step)
         bar = tqdm(total=self.schedule.iters, initial=self.step, desc="training", unit="step", smoothing=0.05)
         self.renderer.train()
-        with bar, log, _interruptible() as interrupted:
+        with bar, log, _interruptible() as interrupted, self.writer:
             samples, since = 0, time.perf_counter()
             while self.step < self.schedule.iters and not interrupted():
                 out, terms = self.train_step()
@@ -109,6 +110,7 @@ class Trainer:
         if self.good is None:
             return False
         rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        self.writer.wait()
         self.load_state_dict(checkpoint.load(self.good, device=self.device))
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["initial_lr"] = rate / 2  # not of the rate that has decayed meanwhile
@@ -234,11 +236,12 @@ class Trainer:
         self.step = state["step"]
 
     def save(self) -> None:
-        """Write the checkpoint of this step, unless its weights are of no use."""
+        """Write the checkpoint of this step while the run goes on, unless its weights are of no use."""
         if not self._is_finite():
             tqdm.write(f"step {self.step}: {BROKEN}: not saved")
             return
-        self.good = checkpoint.save(self.workspace / "checkpoints", self.state_dict(), {"step": self.step, **self.meta})
+        meta = {"step": self.step, **self.meta}
+        self.good = self.writer.save(self.workspace / "checkpoints", self.state_dict(), meta)
 
     def _is_finite(self) -> bool:
         """Whether all weights are; waits for the device."""

@@ -110,6 +110,7 @@ def test_checkpoints_sheets_and_turntables_have_intervals_of_their_own(make):
     config, kept = Config().updated(made.meta["config"]), []
 
     def validate(step):
+        made.writer.wait()
         kept.append(checkpoint.find("out").name)
         commands.validate(config, made.renderer, step)
 
