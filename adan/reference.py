@@ -25,6 +25,8 @@ def adan_update(
 ) -> None:
     """See `adan.adan_update`."""
     beta1, beta2, beta3 = betas
+    if clip is not None and not clip.isfinite():  # a GPU is waited for here, but not in the compiled update
+        return
     if clip is not None:
         grad = grad * clip
     change = grad - previous

@@ -38,7 +38,7 @@ def adan_update(
         p, grad: The parameter and its gradient, which stays as it is. [...]
         average, difference, square, previous: The state, shaped like p.
         step: Counts from 1.
-        clip: By which the gradient is multiplied, 0-d; None: 1.
+        clip: By which the gradient is multiplied, 0-d; None: 1. Not finite: nothing changes.
 
     Raises:
         ValueError: the shapes differ, or `step` is below 1.

@@ -13,6 +13,7 @@ from guidance import distill
 from guidance.prompts import PromptEmbeddings, ViewOptions, on_the_left, view_prompts
 from guidance.rules import RULES, Distilled, Prediction
 from guidance.timesteps import dreamtime
+from guidance.transfer import sent
 from guidance.types import Conditioning, GuidanceBatch, GuidanceOutput
 
 
@@ -55,6 +56,7 @@ class DiffusionGuidance(ABC):
         space: str = "latents",
     ):
         self.alphas_cumprod, self.device = alphas_cumprod, alphas_cumprod.device
+        self.alphas_on_host = alphas_cumprod.cpu()
         self.latent_shape = latent_shape
         self.image_size = image_size
         self.views = views or ViewOptions()
@@ -123,46 +125,48 @@ class DiffusionGuidance(ABC):
             ValueError: The latents have another number of channels than the model.
         """
         home = (batch.latents if batch.images is None else batch.images).device
+        lost = torch.zeros(len(batch.azimuth), dtype=torch.bool, device=home)
         left = on_the_left(batch.azimuth) if self.views.mirrored else None
         batch = batch if left is None else _from_the_left(batch, left)
-        shown = self._shown(batch)
+        timesteps, noise = self._draw(batch)  # before there is work to wait for
+        shown = self._shown(batch, lost)
         in_pixels = self.space == "pixels" and shown is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not in_pixels):
             latents = self._latents(batch) if shown is None else self.encode(shown)
         with torch.no_grad():
-            timesteps = self._draw_timesteps(batch, len(latents))
-            noise = torch.randn(
-                latents.shape, generator=batch.generator, device=batch.generator.device, dtype=torch.float32
-            ).to(latents.device)
             told = Told(self, self.condition(batch), batch.guidance_scale)
             found = self.rule(told, latents.detach(), timesteps, noise)
             gradient = found.gradient
             if self.grad_clip > 0:
                 gradient = gradient.clamp(-self.grad_clip, self.grad_clip)
-            lost = _lost(gradient)
-            gradient = _finite(gradient)
+            astray = _lost(gradient)
+            lost |= astray.to(home)
+            gradient = _without(gradient, astray)
             pictures = self._pictures(shown, latents, found, timesteps) if batch.want_pictures else None
             pictures = pictures if left is None else _turned(pictures, left)
             metrics = {
                 "timestep": timesteps.float().mean() / len(self.alphas_cumprod),
                 "gradient_rms": gradient.square().mean().sqrt(),
-                "skipped": lost.float().mean(),  # share of the views whose gradient was not finite: they change nothing
             }
+        latents = _without(latents, astray)  # so that the loss is finite, too
         if in_pixels:
             target, weights = distill.target_of(latents, gradient, self.alphas_cumprod[timesteps])
-            loss = distill.pixel_loss(shown, self.decode(target), weights.masked_fill(lost, 0))
+            loss = distill.pixel_loss(_without(shown, astray), self.decode(target), weights.masked_fill(astray, 0))
         else:
             loss = distill.distillation_loss(latents, gradient)
-        return GuidanceOutput(loss.to(home), metrics, pictures)
+        return GuidanceOutput(loss.to(home), lost, metrics, pictures)
 
-    def _shown(self, batch: GuidanceBatch) -> Tensor | None:
-        """The pictures in the size of the model, float32, attached to their graph; None: the batch is latents."""
+    def _shown(self, batch: GuidanceBatch, lost: Tensor) -> Tensor | None:
+        """The pictures in the size of the model, float32, attached to their graph; None: the batch is latents.
+
+        Views whose gradient arrives back here and is not finite get 0, and are marked in `lost` [B].
+        """
         if batch.images is None:
             return None
         images = batch.images.float()
         if images.requires_grad:
             images = images.clone()  # so that the hook is on a tensor of its own
-            images.register_hook(_finite)
+            images.register_hook(lambda gradient: _without(gradient, lost.logical_or_(_lost(gradient))))
         return resize(images.to(self.device), self.image_size)
 
     def _latents(self, batch: GuidanceBatch) -> Tensor:
@@ -174,15 +178,24 @@ class DiffusionGuidance(ABC):
             )
         return resize(batch.latents.float().to(self.device), self.latent_shape[1:])
 
-    def _draw_timesteps(self, batch: GuidanceBatch, count: int) -> Tensor:
-        """One timestep per view, uniform in `t_range`, both ends included, or DreamTime's for all. [count] int64"""
+    def _draw(self, batch: GuidanceBatch) -> tuple[Tensor, Tensor]:
+        """All that is random in a step: timesteps [B] and noise [B, C, h, w]."""
+        timesteps, source = self._draw_timesteps(batch), batch.generator
+        noise = torch.randn(
+            (len(timesteps), *self.latent_shape), generator=source, device=source.device, dtype=torch.float32
+        )
+        return timesteps, sent(noise, self.device)
+
+    def _draw_timesteps(self, batch: GuidanceBatch) -> Tensor:
+        """One timestep per view, uniform in `t_range`, both ends included, or DreamTime's for all. [B] int64"""
+        count = len(batch.azimuth)
         if batch.dreamtime is not None:
-            t = dreamtime(self.alphas_cumprod, batch.t_range, batch.dreamtime)
+            t = dreamtime(self.alphas_on_host, batch.t_range, batch.dreamtime)
             return torch.full((count,), t, device=self.device)
         last = len(self.alphas_cumprod) - 1
         lo, hi = (min(round(share * (last + 1)), last) for share in batch.t_range)
         drawn = torch.randint(lo, hi + 1, (count,), generator=batch.generator, device=batch.generator.device)
-        return drawn.to(self.device)
+        return sent(drawn, self.device)
 
     def _pictures(self, shown: Tensor | None, latents: Tensor, found: Distilled, timesteps: Tensor) -> Tensor:
         """What the model was shown, that with noise, and what the model makes of it in one step. [3 B, 3, H, W]"""
@@ -210,9 +223,9 @@ def _lost(gradient: Tensor) -> Tensor:
     return ~gradient.flatten(1).isfinite().all(1)
 
 
-def _finite(gradient: Tensor) -> Tensor:
-    """The gradient with 0 for the views where it is not finite. Nothing waits for the device."""
-    return gradient.masked_fill(_lost(gradient)[:, None, None, None], 0)
+def _without(pictures: Tensor, lost: Tensor) -> Tensor:
+    """0 for some views, so that nothing waits for the device to say which. [B, C, H, W], [B] bool"""
+    return pictures.masked_fill(lost[:, None, None, None], 0)
 
 
 @dataclass(frozen=True)

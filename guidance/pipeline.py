@@ -145,12 +145,13 @@ class PipelineGuidance(DiffusionGuidance):
 
     def _follow(self, plan: MemoryPlan) -> None:
         """Give up what the plan gives up and the one before did not."""
-        if plan.int8 and not self.plan.int8:
-            to_int8(self.unet)
         ratio = plan.scale / self.plan.scale
-        self.image_size = tuple(round(side * ratio) for side in self.image_size)
-        self.latent_shape = (self.latent_shape[0], *(round(side * ratio) for side in self.latent_shape[1:]))
-        self.plan = plan
+        factor = self.image_size[0] // self.latent_shape[1]
+        sides = [round(side * ratio) for side in self.latent_shape[1:]]
+        self.latent_shape, self.image_size = (self.latent_shape[0], *sides), tuple(factor * side for side in sides)
+        self.plan = plan  # before what may run out of memory itself: the next plan goes on with it
+        if plan.int8:
+            to_int8(self.unet)
 
     def _check_tokenizer(self) -> None:
         # With its files missing or broken, from_pretrained returns a stub of two tokens and raises nothing.

@@ -15,14 +15,14 @@ def dreamtime(alphas_cumprod: Tensor, t_range: tuple[float, float], progress: fl
     timestep 800 and below 500 of 1000: neither long where nothing can be seen nor long where nothing is left to decide.
 
     Args:
-        alphas_cumprod: [T]
+        alphas_cumprod: In ordinary memory, for a GPU would be waited for. [T]
         t_range: Lowest and highest timestep that are visited, as shares of T.
         progress: In [0, 1].
     """
     last = len(alphas_cumprod) - 1
     low, high = (min(round(share * (last + 1)), last) for share in t_range)
     t = torch.arange(low, high + 1, dtype=torch.float64)
-    alphas = alphas_cumprod[low : high + 1].double().cpu()
+    alphas = alphas_cumprod[low : high + 1].double()
     thousandths = 1000 * t / (last + 1)
     bell = torch.ones_like(t)
     for beyond, (middle, width) in ((thousandths > COARSE[0], COARSE), (thousandths < FINE[0], FINE)):

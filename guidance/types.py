@@ -40,6 +40,7 @@ class GuidanceOutput:
     """A loss to add to the others, and what there is to look at."""
 
     loss: Tensor  # scalar; its gradient with respect to images or latents is the distillation gradient
+    lost: Tensor  # [B] bool, the views whose gradient is not finite: they change nothing. Known after the backward pass
     metrics: dict[str, float | Tensor] = field(default_factory=dict)  # for the log: numbers or 0-d tensors
     pictures: Tensor | None = None  # [R * B, 3, H, W] in [0, 1], R kinds of picture of B views; only when asked for
 

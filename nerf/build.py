@@ -215,7 +215,7 @@ def build_schedule(config: Config) -> Schedule:
 
 def build_trainer(config: Config, device: torch.device) -> Trainer:
     """Everything a run needs, at the step its checkpoint is at."""
-    training, results, workspace = config.training, config.results, Path(config.run.workspace)
+    training, workspace = config.training, Path(config.run.workspace)
     path = checkpoint.find(workspace, config.run.ckpt)
     state = checkpoint.load(path, config.fingerprint(), device) if path else None
     renderer = build_renderer(config, device)
@@ -232,7 +232,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         workspace=workspace,
         meta={**config.fingerprint(), "config": config.flat()},
         grad_clip_rgb=training.grad_clip_rgb,
-        save_interval=results.eval_interval * training.dataset_size_train,
+        save_interval=training.dataset_size_train,
         picture_interval=config.guidance.save_guidance_interval if config.guidance.save_guidance else 0,
         device=device,
     )
@@ -240,6 +240,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
         renderer.load_state_dict(state["model"])
     elif state is not None:
         trainer.load_state_dict(state)
+        trainer.good = path
     return trainer
 
 

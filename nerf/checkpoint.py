@@ -12,8 +12,8 @@ import json
 import os
 import re
 import sys
-import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,35 @@ def save(folder: str | Path, state: dict[str, Any], meta: dict[str, Any], keep: 
     Raises:
         ValueError: `state` holds something else, which a safe load would refuse.
     """
-    import torch
+    return _save(_path(folder, meta), _plain(state), meta, keep)
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(_plain(state), buffer)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(META), json.dumps(meta, sort_keys=True))  # ZipInfo: a fixed date
-    path = folder / f"step_{meta['step']:06d}.pt"
-    _write(path, buffer.getbuffer())
-    for later in [other for other in _steps(folder) if _step(other) > meta["step"]]:
-        os.replace(later, later.with_suffix(".pt.old"))
-    for outdated in _steps(folder)[:-keep]:
-        outdated.unlink()
-    return path
+
+class Writer:
+    """Saves checkpoints beside the run that goes on, one at a time. A context that ends when the last one is there."""
+
+    def __init__(self):
+        self._pool, self._last = ThreadPoolExecutor(1, "checkpoint"), None
+
+    def save(self, folder: str | Path, state: dict[str, Any], meta: dict[str, Any]) -> Path:
+        """As `save`, of the state as it is now, once the one before is there. The file is there after `wait`."""
+        self.wait()
+        path = _path(folder, meta)
+        self._last = self._pool.submit(_save, path, _plain(state), meta)
+        return path
+
+    def wait(self) -> None:
+        """Return when all files are there. Raises what stopped one."""
+        if self._last is not None:
+            self._last.result()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        if kind is None:
+            self.wait()
+        elif self._last is not None:
+            wait([self._last])  # the run has an error of its own
 
 
 def find(workspace: str | Path, ckpt: str = "latest") -> Path | None:
@@ -132,34 +146,46 @@ def _step(path: Path) -> int:
     return int(_NAME.fullmatch(path.name)[1])
 
 
+def _path(folder: str | Path, meta: dict[str, Any]) -> Path:
+    return Path(folder) / f"step_{meta['step']:06d}.pt"
+
+
+def _save(path: Path, state: dict[str, Any], meta: dict[str, Any], keep: int = 2) -> Path:
+    """Write what `_plain` made."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(META), json.dumps(meta, sort_keys=True))  # ZipInfo: a fixed date
+    _write(path, buffer.getbuffer())
+    for later in [other for other in _steps(path.parent) if _step(other) > meta["step"]]:
+        os.replace(later, later.with_suffix(".pt.old"))
+    for outdated in _steps(path.parent)[:-keep]:
+        outdated.unlink()
+    return path
+
+
 def _write(path: Path, data: memoryview) -> None:
-    handle, name = tempfile.mkstemp(prefix=".saving-", dir=path.parent)
+    partial = path.with_name(f".saving-{path.stem}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes it private
-        os.replace(name, path)
+        os.replace(partial, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _plain(value: Any) -> Any:
-    """The same value in fresh dicts, lists, tuples and packed tensors on the CPU."""
+    """The same value in fresh dicts, lists, tuples and packed tensors on the CPU: none shares memory with it."""
     import torch
 
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().contiguous()
-        packed = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-        return value if packed else value.clone()  # a view would drag its whole storage into the file
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -59,14 +59,14 @@ def run_training(config: Config) -> None:
 
 
 def validate(config: Config, renderer: Renderer, step: int) -> None:
-    """Pictures while it trains: a sheet of views around the object, and now and then the whole turntable."""
+    """Pictures at the end of an epoch: every so often a sheet of views around the object, or the whole turntable."""
     results, training = config.results, config.training
-    folder = Path(config.run.workspace) / "validation"
-    size = max(training.h, min(results.video_size, 2 * training.h))
-    evaluate.contact_sheet(
-        renderer, folder / f"step_{step:06d}.png", views=training.dataset_size_valid, size=size, background=WHITE
-    )
-    if step % (results.test_interval * training.dataset_size_train) == 0:
+    epoch = step // training.dataset_size_train
+    if epoch % results.eval_interval == 0:
+        path = Path(config.run.workspace) / "validation" / f"step_{step:06d}.png"
+        size = max(training.h, min(results.video_size, 2 * training.h))
+        evaluate.contact_sheet(renderer, path, views=training.dataset_size_valid, size=size, background=WHITE)
+    if epoch % results.test_interval == 0:
         show(config, renderer, f"turntable_{step:06d}", evaluate.turntable, frames=results.frames)
 
 

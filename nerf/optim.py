@@ -1,14 +1,19 @@
-"""Optimizers, and the moving average of the weights."""
+"""Optimizers, and the moving average of the weights.
+
+A step whose gradients are not finite changes nothing: neither the weights nor what the optimizer remembers. Whether
+that was so stays on the device, 1.0 or 0.0 in the optimizer's `found_inf`, as torch's own call it: nothing waits.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from adan import adan_update
 
@@ -45,11 +50,31 @@ def resume(optimizer: Optimizer, state: dict[str, Any]) -> None:
         group["initial_lr"] = rate
 
 
+def _found_inf(norm: Tensor) -> Tensor:
+    """1.0 where a norm is not finite, else 0.0. 0-d"""
+    return (~norm.isfinite()).float()
+
+
+def _gradient_norm(optimizer: Optimizer) -> Tensor:
+    """Of all gradients together; not finite where one of them is not. 0-d"""
+    return nn.utils.get_total_norm(
+        [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    )
+
+
+class Adam(torch.optim.Adam):
+    """torch's, told what the fused one then skips."""
+
+    def step(self) -> None:
+        self.found_inf = _found_inf(_gradient_norm(self))
+        super().step()
+
+
 class Adan(Optimizer):
     """Adaptive Nesterov momentum (arXiv:2208.06677, algorithm 1), with the bias corrections of its authors' code.
 
-    A parameter's clock runs only in steps that bring it a gradient. Bit-identical between runs, and between an
-    unbroken run and one resumed from `state_dict`, which holds tensors and plain numbers only.
+    A parameter's clock runs only in steps that bring it a gradient, finite or not. Bit-identical between runs, and
+    between an unbroken run and one resumed from `state_dict`, which holds tensors and plain numbers only.
 
     Args:
         betas: What stays of the averages of the gradient, of its difference and of its square, per step.
@@ -84,7 +109,8 @@ class Adan(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        clip = self._clip()
+        norm = _gradient_norm(self)
+        self.found_inf, clip = _found_inf(norm), self._clip(norm)
         for group in self.param_groups:
             settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
             for p in group["params"]:
@@ -93,21 +119,19 @@ class Adan(Optimizer):
                     adan_update(p, p.grad, *averages, step=self.state[p]["step"], clip=clip, **settings)
         return loss
 
-    def _clip(self) -> Tensor | None:
-        """By what all gradients are multiplied; a tensor, so that a GPU is not waited for."""
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not grads or self.max_grad_norm == 0:
-            return None
-        return (self.max_grad_norm / (nn.utils.get_total_norm(grads) + 1e-12)).clamp(max=1.0)
+    def _clip(self, norm: Tensor) -> Tensor:
+        """By what all gradients are multiplied; a tensor, so that a GPU is not waited for. NaN: change nothing. 0-d"""
+        limit = self.max_grad_norm or math.inf
+        return (limit / (norm + 1e-12)).clamp(max=1.0).masked_fill(~norm.isfinite(), math.nan)
 
-    def _averages(self, p: Tensor, clip: Tensor | None) -> tuple[Tensor, ...]:
+    def _averages(self, p: Tensor, clip: Tensor) -> tuple[Tensor, ...]:
         """The averages of the parameter, with its clock advanced."""
         state = self.state[p]
         if not state:
             state["step"] = 0
             for name in ("average", "difference", "square"):
                 state[name] = torch.zeros_like(p)
-            state["previous"] = p.grad.clone() if clip is None else p.grad * clip  # the first difference is 0
+            state["previous"] = (p.grad * clip).nan_to_num()  # the first difference is 0
         state["step"] += 1
         return tuple(state[name] for name in ("average", "difference", "square", "previous"))
 

@@ -15,7 +15,7 @@ from nerf.config import Config
 from nerf.workspace import check_own
 
 RENDERED = 4  # channels of a rendering that is itself read as latents: normals and opacity
-DISK_NEEDED = 500e6  # bytes: two checkpoints of the default model, pictures, videos and a mesh
+DISK_NEEDED = 1.2e9  # bytes: three checkpoints of the default model, with Adam 293 MB each, pictures, videos and a mesh
 
 
 def preflight(commands: Sequence[str], config: Config) -> None:

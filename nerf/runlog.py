@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import resource
 import sys
@@ -22,13 +23,17 @@ class RunLog:
     """Metrics by step, in workspace/log.jsonl and, with tensorboardX, workspace/run. A context manager.
 
     Args:
-        step: Steps done; what a run that was wound back had logged after it is dropped.
+        step: Steps done. What a run that was wound back or begun anew had logged after it goes to log.jsonl.old.
     """
 
     def __init__(self, workspace: Path, step: int):
         path = workspace / "log.jsonl"
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        later = [line for line in lines if _step(line) > step]
+        if later:
+            with open(workspace / "log.jsonl.old", "a") as old:
+                old.writelines(line.rstrip() + "\n" for line in later)
+        write_bytes(path, "".join(line for line in lines if _step(line) <= step).encode())
         self._file = open(path, "a", buffering=1)  # line by line: readable while it trains
         try:
             from tensorboardX import SummaryWriter
@@ -95,12 +100,9 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a log; a run that was killed may have left half a line."""
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+def _step(line: str) -> float:
+    """Of a line of a log; inf where a run that was killed has left half a line."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf

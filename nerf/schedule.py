@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.nn.functional import normalize
 
+from guidance.transfer import sent
 from nerf.cameras import Range, ViewRanges
 from nerf.losses import LOSSES
 from nerf.seeding import step_generator
@@ -61,12 +62,12 @@ class Plan:
     def shading_for(self, cameras: Cameras) -> Shading:
         """The shading with a light near each camera (DreamFusion, arXiv:2209.14988, section 3.2)."""
         position = cameras.c2w[:, :3, 3]
-        light = normalize(position + position.new_tensor(self.light_noise).reshape(-1, 3), dim=-1)
+        light = normalize(position + _sent(self.light_noise, position), dim=-1)
         return Shading(self.shading, self.ambient, light)
 
     def background_for(self, cameras: Cameras) -> torch.Tensor | None:
         """The background as the renderer takes it. [B, 3] or None"""
-        return None if self.background is None else cameras.c2w.new_tensor(self.background).reshape(-1, 3)
+        return None if self.background is None else _sent(self.background, cameras.c2w)
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,11 @@ class Schedule:
             azimuth=grown(self.views.azimuth, self.default_azimuth),
             fovy=grown(self.views.fovy, self.default_fovy),
         )
+
+
+def _sent(rows: tuple[tuple[float, float, float], ...], like: torch.Tensor) -> torch.Tensor:
+    """Numbers of a plan as a tensor, of the type and on the device of another. [B, 3]"""
+    return sent(torch.tensor(rows, dtype=like.dtype).reshape(-1, 3), like.device)
 
 
 def _annealed(value: float, end: float, fraction: float) -> float:

@@ -25,9 +25,10 @@ from nerf.runlog import RunLog
 from nerf.schedule import Plan, Schedule
 from nerf.seeding import step_generator
 from nerf.types import RenderOutput, Views
-from nerf.watch import ADVICE, Diverged, Verdict, Watch
+from nerf.watch import ADVICE, Diverged, Tally, Verdict, Watch
 
 LOG_INTERVAL = 10  # steps between two looks at the losses: each look waits for the GPU
+BROKEN = "weights that are not finite"
 
 
 @dataclass
@@ -46,25 +47,27 @@ class Trainer:
     workspace: Path
     meta: dict[str, Any]  # what a checkpoint says of itself beside its step
     grad_clip_rgb: float = -1.0  # clip the gradient of the picture at this; negative: off
-    save_interval: int = 100  # steps between checkpoints, and calls of `validate`
+    save_interval: int = 100  # steps of an epoch: between checkpoints, and calls of `validate`
     picture_interval: int = 0  # steps between pictures of what the guidance sees; 0: none
     validate: Callable[[int], None] | None = None  # called with the step, with the averaged weights in place
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     step: int = 0  # steps done
+    good: Path | None = None  # the last checkpoint that this run wrote, or went on from
     watch: Watch = field(default_factory=Watch)
+    tally: Tally = field(default_factory=Tally)
+    writer: checkpoint.Writer = field(default_factory=checkpoint.Writer)
 
     def train(self) -> bool:
         """Train to the end of the schedule and save. Returns False where Ctrl-C ended it early (saved as well)."""
         log = RunLog(self.workspace, self.step)
         bar = tqdm(total=self.schedule.iters, initial=self.step, desc="training", unit="step", smoothing=0.05)
         self.renderer.train()
-        with bar, log, _interruptible() as interrupted:
-            samples, skipped, steps, since = 0, 0.0, 0, time.perf_counter()
+        with bar, log, _interruptible() as interrupted, self.writer:
+            samples, since = 0, time.perf_counter()
             while self.step < self.schedule.iters and not interrupted():
                 out, terms = self.train_step()
                 samples += len(out.samples["ts"])
-                steps += 1
-                skipped = skipped + sum(value for name, value in terms.items() if name.endswith("_skipped"))
+                self.tally.add(terms["skipped"])
                 bar.update()
                 if self.step % LOG_INTERVAL == 0 or self.step == self.schedule.iters:
                     now = time.perf_counter()
@@ -72,30 +75,25 @@ class Trainer:
                     values["samples_per_second"], samples, since = samples / (now - since), 0, now
                     log.write(self.step, values)
                     bar.set_postfix_str(_summary(values))
-                    self._react(float(skipped) / (steps * len(self.guidance)), values)
-                    skipped, steps = 0.0, 0
+                    self._react(values)
                     bar.n = self.step  # a restored run has gone back
                 if self.step % self.save_interval == 0 and self.step < self.schedule.iters:
                     self.save()
-                    if self.validate is not None:
-                        with self.ema.swap():
-                            self.validate(self.step)
-                        self.renderer.train()
+                    self._show()
             self.save()
         return self.step >= self.schedule.iters
 
-    def _react(self, skipped: float, values: Mapping[str, float]) -> None:
+    def _react(self, values: Mapping[str, float]) -> None:
         """Do what the watch says about the steps since the last look.
-
-        Args:
-            skipped: Share of their views whose gradient was not finite.
 
         Raises:
             Diverged: nothing helps.
         """
-        finite = all(bool(p.isfinite().all()) for p in self.renderer.parameters())
-        verdict = self.watch.judge(skipped, finite)
-        what = "weights that are not finite" if not finite else f"{skipped:.0%} of the views without a finite gradient"
+        (skipped, row), finite = self.tally.read(), self._is_finite()
+        verdict = self.watch.judge(skipped, row, finite)
+        what = f"{skipped:.0%} of the views without a finite gradient" if finite else BROKEN
+        if verdict is not Verdict.FINE:
+            self.tally.row = 0  # what is done about it gets its chance
         if verdict is Verdict.STEADY:
             steadied = [name for name, prior in self.guidance.items() if prior.steady()]
             also = f", and {' and '.join(steadied)} encodes in float32 from here on" if steadied else ""
@@ -108,32 +106,49 @@ class Trainer:
             tqdm.write(f"step {self.step}: {line}")
 
     def _restore(self) -> bool:
-        """Go back to the last checkpoint with half the learning rate; False: there is none."""
-        path = checkpoint.find(self.workspace)
-        if path is None:
+        """Go back to the last checkpoint of this run with half the learning rate; False: there is none."""
+        if self.good is None:
             return False
         rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
-        self.load_state_dict(checkpoint.load(path, device=self.device))
+        self.writer.wait()
+        self.load_state_dict(checkpoint.load(self.good, device=self.device))
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["initial_lr"] = rate / 2  # not of the rate that has decayed meanwhile
         return True
+
+    def _show(self) -> None:
+        """Pictures of the averaged weights; none where memory does not last for them."""
+        if self.validate is None:
+            return
+        try:
+            with self.ema.swap():
+                self.validate(self.step)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            tqdm.write(
+                f"step {self.step}: out of GPU memory for its pictures, left out: a smaller --video_size takes less"
+            )
+        self.renderer.train()
 
     def train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
         """One step. Returns what was rendered, and the unweighted losses and metrics (0-d tensors).
 
         Where memory runs out, the step is taken again with a guidance that takes less, and so are those that follow.
         """
+        reason = None
         while True:
             try:
-                return self._train_step()
+                if reason is None or self._economise():
+                    return self._train_step()
             except torch.OutOfMemoryError as error:
                 reason = error.with_traceback(None)  # which holds every tensor of the step
-            if not self._economise():
+            else:
                 raise reason
 
     def _economise(self) -> bool:
-        """Let one guidance give something up for memory; False: none can."""
+        """Let one guidance give something up for memory, which may itself run out of it; False: none can."""
         self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
         for name, prior in self.guidance.items():
             if given_up := prior.economise():
                 torch.cuda.empty_cache()  # of every GPU; nothing where there is none
@@ -160,22 +175,27 @@ class Trainer:
         )
         if self.grad_clip_rgb > 0 and out.rgb.requires_grad:
             out.rgb.register_hook(lambda grad: grad.clamp(-self.grad_clip_rgb, self.grad_clip_rgb))
-        terms, metrics = losses.evaluate(out, plan.weights), {}
+        terms, metrics, lost = losses.evaluate(out, plan.weights), {}, {}
         for name, prior in self.guidance.items():
             result = prior(self._batch(out, views, plan))
             terms["guidance"] = terms.get("guidance", 0) + result.loss
             metrics |= {f"{name}_{key}": value for key, value in result.metrics.items()}
+            lost[f"{name}_skipped"] = result.lost
             if result.pictures is not None:
                 self._save_pictures(name, result, len(views.azimuth))
         total = sum(plan.weights[name] * term for name, term in terms.items())
         self.optimizer.zero_grad(set_to_none=True)
+        stuck = total.new_zeros(())
         if total.requires_grad:  # nothing to learn from a step that hit nothing
             total.backward()
             losses.add_field_gradients(self.renderer.field, plan.weights, generator=generator)
             scale_lr(self.optimizer, plan.lr_factor)
             self.optimizer.step()
+            stuck = self.optimizer.found_inf
         self.ema.update()
         self.step = step + 1
+        metrics |= {name: views.float().mean() for name, views in lost.items()}
+        metrics["skipped"] = torch.stack([metrics[name] for name in lost]).mean().maximum(stuck)
         terms = {name: term.detach() for name, term in terms.items()}
         return out, terms | {"opacity_mean": out.opacity.detach().mean()} | metrics
 
@@ -215,9 +235,17 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.step = state["step"]
 
-    def save(self) -> Path:
-        """Write the checkpoint of this step."""
-        return checkpoint.save(self.workspace / "checkpoints", self.state_dict(), {"step": self.step, **self.meta})
+    def save(self) -> None:
+        """Write the checkpoint of this step while the run goes on, unless its weights are of no use."""
+        if not self._is_finite():
+            tqdm.write(f"step {self.step}: {BROKEN}: not saved")
+            return
+        meta = {"step": self.step, **self.meta}
+        self.good = self.writer.save(self.workspace / "checkpoints", self.state_dict(), meta)
+
+    def _is_finite(self) -> bool:
+        """Whether all weights are; waits for the device."""
+        return all(bool(p.isfinite().all()) for p in self.renderer.parameters())
 
 
 def _summary(values: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Notices a run that goes wrong and says what to do about it. Plain numbers in, a verdict out; imports no torch."""
+"""Notices a run that goes wrong and says what to do about it. Numbers in, a verdict out; imports no torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
+LOST_STEPS = 10  # in a row: the run cannot go on
 FLAT_LOOKS = 10  # looks in a row with an empty or a full picture before it is said
 EMPTY, FULL = 1e-3, 1 - 1e-3  # mean opacity
 ADVICE = (
-    "try another --seed, a lower --lr or --guidance_scale, --t_range 0.02 0.98, "
-    "or without --fp16 (--guidance toybox shows whether it is the diffusion model)"
+    "try another --seed, a lower --lr or --guidance_scale, or --t_range 0.02 0.98 "
+    "(--guidance toybox shows whether it is the diffusion model)"
 )
 
 
@@ -27,28 +29,49 @@ class Verdict(Enum):
 
 
 @dataclass
+class Tally:
+    """Counts, from one look at a run to the next, what changed nothing. Of 0-d tensors only `read` waits for them."""
+
+    shares: Any = 0.0  # sum over the steps since the last look
+    steps: int = 0  # since the last look
+    row: Any = 0  # steps in a row, up to now, that changed nothing at all
+
+    def add(self, share: Any) -> None:
+        """Take in a step. share: of its views that changed nothing."""
+        self.shares, self.steps = self.shares + share, self.steps + 1
+        self.row = (self.row + 1) * (share == 1)
+
+    def read(self) -> tuple[float, int]:
+        """The share of the views since the last look, and `row`."""
+        share, self.shares, self.steps = float(self.shares) / self.steps, 0.0, 0
+        return share, int(self.row)
+
+
+@dataclass
 class Watch:
     """Looks at the figures of a run every few steps and remembers what was done about them.
 
-    A view whose gradient is not finite changes nothing (guidance/diffusion.py): some are harmless. Weights that are
-    not finite, or nothing but such views from one look to the next, are not.
+    A view whose gradient is not finite changes nothing (guidance/diffusion.py), and neither does such a step
+    (nerf/optim.py): some are harmless. Many steps in a row that float32 does not save are not, nor are weights that
+    are not finite.
     """
 
     steadied: bool = False
     restored: bool = False
     flat: int = 0  # looks in a row with an empty or a full picture
 
-    def judge(self, skipped: float, finite: bool) -> Verdict:
+    def judge(self, skipped: float, row: int, finite: bool) -> Verdict:
         """
         Args:
-            skipped: Share of the views since the last look whose gradient was not finite.
+            skipped: Share of the views since the last look that changed nothing, for a gradient was not finite.
+            row: Steps in a row up to now that changed nothing, since the last verdict that was not FINE.
             finite: Whether all weights are.
         """
-        if finite and skipped == 0:
+        if finite and skipped > 0 and not self.steadied:
+            self.steadied = True
+            return Verdict.STEADY
+        if finite and row < LOST_STEPS:
             return Verdict.FINE
-        if finite and skipped < 1:
-            first, self.steadied = not self.steadied, True
-            return Verdict.STEADY if first else Verdict.FINE
         first, self.restored = not self.restored, True
         return Verdict.RESTORE if first else Verdict.STOP
 

@@ -13,7 +13,18 @@ from pathlib import Path
 
 from nerf import checkpoint
 
-FILES = ("config.json", "run.json", "log.jsonl", "run", "checkpoints", "validation", "results", "mesh", "guidance")
+FILES = (  # and folders, that a run writes
+    "config.json",
+    "run.json",
+    "log.jsonl",
+    "log.jsonl.old",
+    "run",
+    "checkpoints",
+    "validation",
+    "results",
+    "mesh",
+    "guidance",
+)
 
 
 def is_run(workspace: str | Path) -> bool:

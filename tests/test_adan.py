@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -33,6 +35,14 @@ def test_the_update_is_the_references(device, shape, clip):
     assert torch.equal(ours[1], grad)
     for name, a, b in zip(("p", "grad", "average", "difference", "square", "previous"), ours, theirs, strict=True):
         assert_close(a.double(), b, rtol=2e-6, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("clip", [math.nan, math.inf])
+@pytest.mark.parametrize("update", [adan_update, reference.adan_update])
+def test_a_factor_that_is_not_finite_changes_nothing(device, update, clip):
+    given, kept = made((257,), device), made((257,), device)
+    update(*given, clip=torch.tensor(clip, device=device), **SETTINGS)
+    assert all(torch.equal(a, b) for a, b in zip(given, kept, strict=True))
 
 
 def test_the_number_of_threads_changes_nothing():

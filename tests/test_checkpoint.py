@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -89,6 +90,56 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         checkpoint.save(tmp_path, state(seed=1), META)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == before
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """slow.set() lets the files of a Writer be written."""
+    go, write = threading.Event(), checkpoint._write
+    monkeypatch.setattr(checkpoint, "_write", lambda *given: go.wait(60) and write(*given))
+    yield go
+    go.set()
+
+
+def test_a_writer_writes_the_state_of_its_call_while_the_state_moves_on(tmp_path, slow):
+    moving, expected = state(), checkpoint._plain(state())
+    with checkpoint.Writer() as writer:
+        path = writer.save(tmp_path, moving, META)
+        for tensor in (moving["field"]["weight"].data, moving["bits"], *moving["optimizer"]["state"][0]["moments"]):
+            tensor.zero_()
+        moving["optimizer"]["state"][0]["step"] = 4
+        assert not path.exists()  # the call has not waited for it
+        slow.set()
+    assert flatten(checkpoint.load(path)) == flatten(expected)
+
+
+def test_a_writer_writes_one_file_after_the_other_and_keeps_two(tmp_path):
+    with checkpoint.Writer() as writer:
+        for step in (100, 200, 300):
+            writer.save(tmp_path, state(), {**META, "step": step})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000200.pt", "step_000300.pt"]
+
+
+def test_a_file_is_there_when_its_run_ends_with_an_error_too(tmp_path, slow):
+    with pytest.raises(KeyboardInterrupt), checkpoint.Writer() as writer:
+        path = writer.save(tmp_path, state(), META)
+        slow.set()
+        raise KeyboardInterrupt
+    assert path.exists()
+
+
+@pytest.mark.parametrize("asked", ["save", "end"])
+def test_what_stops_a_writer_stops_its_run(tmp_path, monkeypatch, asked):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"), checkpoint.Writer() as writer:
+        writer.save(tmp_path, state(), META)
+        if asked == "save":
+            writer.save(tmp_path, state(), META)
+            pytest.fail("the second call has not heard of it")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_state_that_a_safe_load_would_refuse_is_refused_when_saved(tmp_path):

@@ -157,7 +157,7 @@ def test_truncated_checkpoint_is_refused_and_kept(trained):
 def test_too_little_disk_is_refused(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10**8)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ValueError, match="needs 500 MB of free disk, 100 MB are free"):
+    with pytest.raises(ValueError, match="needs 1200 MB of free disk, 100 MB are free"):
         preflight.preflight(("train",), parse("--workspace", str(tmp_path / "out")))
 
 

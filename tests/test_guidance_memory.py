@@ -16,6 +16,7 @@ from live_memory import LiveMemory
 from nerf import commands
 from nerf.config import Config
 from tiny_run import SMALL, STEPS
+from tiny_run import weights as learnt
 
 SD21 = 865_910_724, 512 * 512  # parameters of the UNet, pixels of its pictures
 
@@ -153,6 +154,38 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_with_less(make, capsys):
     said = "".join(capsys.readouterr())
     assert "out of GPU memory in step 3: toybox goes on with less (8-bit UNet)" in said
     assert "(8-bit UNet, pictures of 3/4 the side)" in said
+
+
+def test_where_giving_something_up_runs_out_of_memory_the_next_plan_goes_on_with_it(make, monkeypatch, capsys):
+    trainer, quantise, tried = make(), memory.quantise, []
+
+    def runs_out(weight):
+        tried.append(weight)
+        if len(tried) == 3:  # two layers are done
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return quantise(weight)
+
+    monkeypatch.setattr(memory, "quantise", runs_out)
+    fail(trainer, times=1)
+    assert trainer.train() and trainer.step == STEPS
+    assert "with less (8-bit UNet, pictures of 3/4 the side)" in "".join(capsys.readouterr())
+    unet = trainer.guidance["toybox"].unet
+    layers = [m for m in unet.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    assert len(layers) == len(tried) - 1 and all(layer.weight.dtype == torch.int8 for layer in layers)
+
+
+def test_pictures_that_run_out_of_memory_are_left_out_and_change_nothing(make, capsys):
+    quiet, loud = make("quiet"), make("loud")
+    loud.save_interval = 2
+
+    def validate(step):
+        loud.renderer.eval()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    loud.validate = validate
+    assert quiet.train() and loud.train()
+    assert "step 2: out of GPU memory for its pictures" in "".join(capsys.readouterr())
+    assert all(torch.equal(value, learnt(loud)[name]) for name, value in learnt(quiet).items())
 
 
 def test_when_nothing_is_left_to_give_up_the_run_ends(make):

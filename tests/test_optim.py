@@ -139,6 +139,29 @@ def test_a_resumed_optimizer_continues_bit_for_bit(device, name, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(unbroken, after, strict=True))
 
 
+@pytest.mark.parametrize("name", ["adan", "adam"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("first", [True, False], ids=["first step", "later"])
+def test_a_gradient_that_is_not_finite_changes_nothing(device, name, value, first):
+    """Of any parameter: one bad number in one group rests them all. What follows is finite again."""
+    gradients = random_gradients(4, (257, 31))
+    parameters = [torch.nn.Parameter(torch.ones(n, device=device)) for n in (257, 31)]
+    optimizer = get_optimizer(name, [{"params": [p], "lr": 0.1} for p in parameters])
+    run(optimizer, parameters, [] if first else gradients[:2])
+    before = copy.deepcopy([parameters, optimizer.state_dict()["state"]])
+    broken = [grad.clone() for grad in gradients[2]]
+    broken[1][7] = value
+    run(optimizer, parameters, [broken])
+    assert optimizer.found_inf == 1
+    assert all(torch.equal(p, was) for p, was in zip(parameters, before[0], strict=True))
+    for number, kept in before[1].items():
+        memory = optimizer.state_dict()["state"][number]
+        assert all(torch.equal(memory[key], was) for key, was in kept.items() if torch.is_tensor(was))
+    run(optimizer, parameters, gradients[3:])
+    assert optimizer.found_inf == 0
+    assert all(p.isfinite().all() and not torch.equal(p, was) for p, was in zip(parameters, before[0], strict=True))
+
+
 def test_adam_has_the_settings_of_stable_dreamfusion(device):
     gradients = [g[0].double() for g in random_gradients(8, (5,))]
     p = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64, device=device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -103,6 +104,24 @@ def test_validation_does_not_change_what_is_learnt(make, monkeypatch):
         assert torch.equal(value, weights(watched)[name]), name
 
 
+def test_checkpoints_sheets_and_turntables_have_intervals_of_their_own(make):
+    """In epochs: a checkpoint after each, a sheet after every third, a turntable after every other; none at the end."""
+    made = make(dataset_size_train=1, eval_interval=3, test_interval=2)
+    config, kept = Config().updated(made.meta["config"]), []
+
+    def validate(step):
+        made.writer.wait()
+        kept.append(checkpoint.find("out").name)
+        commands.validate(config, made.renderer, step)
+
+    made.validate = validate
+    made.train()
+    assert kept == [f"step_{step:06d}.pt" for step in range(1, STEPS)]
+    assert [path.name for path in (made.workspace / "validation").iterdir()] == ["step_000003.png"]
+    turntables = sorted(path.name for path in (made.workspace / "results").glob("*_rgb.mp4"))
+    assert turntables == ["turntable_000002_rgb.mp4", "turntable_000004_rgb.mp4"]
+
+
 def test_a_second_ctrl_c_is_not_waited_for(make):
     made, before = make(), signal.getsignal(signal.SIGINT)
 
@@ -160,7 +179,7 @@ def test_without_tensorboard_the_log_is_written_and_one_line_says_so(tmp_path, m
     assert "tensorboardX" in line and line.endswith("pip install -r requirements.txt")
 
 
-def test_a_run_that_is_wound_back_forgets_the_lines_after_it(make, every_step_logged):
+def test_a_run_that_is_wound_back_keeps_the_lines_after_it_aside(make, every_step_logged):
     made = make()
     made.save_interval = 2
     made.train()
@@ -174,6 +193,19 @@ def test_a_run_that_is_wound_back_forgets_the_lines_after_it(make, every_step_lo
     assert [line["step"] for line in logged(again)] == [1, 2, 3, 4, 5]
     assert logged(again)[:4] == before[:4]
     assert checkpoint.find("out").name == "step_000005.pt"
+    aside = (again.workspace / "log.jsonl.old").read_text().splitlines()
+    assert [json.loads(line) for line in aside[:2]] == before[4:] and aside[2:] == ['{"step": 7, "gui']
+
+
+def test_a_run_begun_anew_with_old_weights_keeps_the_old_log_aside(make, every_step_logged):
+    made = make()
+    made.train()
+    old = (made.workspace / "log.jsonl").read_text()
+    for _ in range(2):
+        with RunLog(made.workspace, make(ckpt="latest_model").step):
+            pass
+        assert (made.workspace / "log.jsonl").read_text() == ""
+        assert (made.workspace / "log.jsonl.old").read_text() == old
 
 
 def test_only_the_last_two_checkpoints_stay(make):

@@ -23,6 +23,7 @@ void adan_update(Tensor p, const Tensor& grad, Tensor average, Tensor difference
                        data<float>(previous)};
   const float* gradient = data<float>(g);
   const float scale = clip ? *data<float>(*clip) : 1.0f;
+  if (!std::isfinite(scale)) return;
   const AdanSettings settings(step, lr, beta1, beta2, beta3, eps, weight_decay);
   torch::stable::parallel_for(0, p.numel(), kGrain, [&](int64_t begin, int64_t end) {
     adan_range(at[0], gradient, at[1], at[2], at[3], at[4], begin, end, scale, settings);

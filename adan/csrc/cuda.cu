@@ -12,6 +12,7 @@ __global__ void adan_update_kernel(float* __restrict__ p, const float* __restric
   const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (i >= count) return;
   const float scale = clip == nullptr ? 1.0f : *clip;
+  if (!isfinite(scale)) return;
   adan_element(p[i], grad[i], average[i], difference[i], square[i], previous[i], scale, settings);
 }
 

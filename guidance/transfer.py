@@ -1,0 +1,16 @@
+"""How what was drawn or decided on the host reaches a GPU without the host waiting for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. To a GPU it goes from pinned memory, behind the work that is queued there.
+
+    torch keeps that memory until the copy is over.
+    """
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
