@@ -39,12 +39,14 @@ def run_training(config: Config) -> None:
         print(f"--ckpt scratch: the old run is kept in {moved}", file=sys.stderr, flush=True)
     write_bytes(workspace / "config.json", (json.dumps(config.flat(), indent=2) + "\n").encode())
     print(_describe(config, trainer, native), flush=True)
+    facts = {"from_step": trainer.step, "device": str(device)}
     with phases("train"):
         finished = trainer.train()
+    facts["step"] = trainer.step
     if not finished:
-        write_run(workspace, phases, step=trainer.step, device=str(device))
+        write_run(workspace, phases, **facts)
         raise KeyboardInterrupt
-    facts = {"step": trainer.step, "device": str(device), "seed": config.run.seed, "text": config.run.text}
+    whole = {"seed": config.run.seed, "text": config.run.text}  # which a run that was cut short has not in its report
     try:
         with trainer.ema.swap():
             with phases("render"):
@@ -52,8 +54,11 @@ def run_training(config: Config) -> None:
             if config.results.save_mesh:
                 with phases("mesh"):
                     facts["mesh"] = write_mesh(config, trainer.renderer)
-    finally:  # an empty scene has no mesh, and still took its time
-        report = write_run(workspace, phases, **facts)
+    except BaseException as error:
+        empty = isinstance(error, ValueError)  # a scene without a mesh, which is a result
+        write_run(workspace, phases, **facts, **(whole if empty else {}))
+        raise
+    report = write_run(workspace, phases, **facts, **whole)
     times = ", ".join(f"{name} {value:.0f} s" for name, value in report["seconds"].items())
     print(f"done: {workspace / 'results'}{' and ' + str(workspace / 'mesh') if 'mesh' in facts else ''} ({times})")
 

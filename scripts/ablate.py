@@ -59,11 +59,15 @@ def main():
     evaluate.which_runs(parser)
     parser.add_argument("--only", action="append", choices=tuple(ABLATIONS), metavar="ROW", help="these rows alone")
     options = parser.parse_args()
-    found = {}
+    found = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    prior = evaluate.asked_of([])["prior"]
+    if others := [name for name, row in found.items() if row.get("prior") != prior]:
+        parser.error(f"--json {options.json} has rows of another prior: {', '.join(others)}; take another file")
     for name in options.only or ABLATIONS:
         runs, rest = options.runs / "ablations" / name.replace(" ", "_"), [*ABLATIONS[name], "--frames", "8"]
         rows, _ = evaluate.evaluate(argparse.Namespace(**{**vars(options), "runs": runs, "rest": rest}))
-        found[name] = evaluate.means(rows)
+        found[name] = {"prior": prior, **evaluate.means(rows)}
+        found = {name: found[name] for name in ABLATIONS if name in found}  # rows of earlier calls, too
         print(table(found), flush=True)
         if options.json:
             write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())
@@ -71,7 +75,7 @@ def main():
 
 def table(found: dict[str, dict]) -> str:
     """Markdown: a line for each name."""
-    heads = ["", *(heading for heading, _ in evaluate.COLUMNS.values())]
+    heads = ["", *evaluate.HEADS]
     lines = [heads, ["---"] * len(heads)]
     lines += [[name, *evaluate.cells(means)] for name, means in found.items()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

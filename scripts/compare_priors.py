@@ -12,6 +12,7 @@ on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from nerf.export.files import write_bytes
 
 HERE, KEPT = str(evaluate.ROOT / "toybox" / "prior"), ("--vae_minutes", "0")  # the autoencoder is
 HEADS_2D = {"name": "object", "colour": "colour", "worn": "worn", "view": "view"}  # of evaluate_prior.py
-HEADS_3D = ("iou", "colour", "hit", "fscore", "normal")  # of evaluate.COLUMNS
+HEADS_3D = ("IoU", "CIEDE2000", "R-precision", "F-score", "normals", "runs")  # of evaluate.HEADS
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def main():
     parser.add_argument("rest", nargs="*", help="after --: options for main.py")
     options = parser.parse_args()
     found = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    if others := [name for name, row in found.items() if row["base"] != base_of(options)]:
+        parser.error(f"--json {options.json} has rows of another prior or of other sizes: {', '.join(others)}")
     for name in options.only or CHOICES:
         found[name] = compare(name, options)
         found = {name: found[name] for name in CHOICES if name in found}  # rows of earlier calls, too
@@ -74,11 +77,13 @@ def main():
 def compare(name: str, options) -> dict[str, dict]:
     """Train what has to be trained, and measure it.
 
-    Returns: {"training": its record, "pictures": of evaluate_prior.py, "objects": means of evaluate.py}
+    Returns:
+        {"base": of base_of, "training": its record, "pictures": of evaluate_prior.py, "objects": of evaluate.means}
     """
     choice = CHOICES[name]
     trained = CHOICES[choice.prior or name]
-    place = options.work.resolve() / (choice.prior or name).replace(" ", "_")
+    base = base_of(options)
+    place = options.work.resolve() / base / (choice.prior or name).replace(" ", "_")
     prior, judged = place / "prior", place / "pictures.json"
     places = ["--work", place, "--pictures", options.work, "--init", HERE, "--out", prior]
     sizes = ["--solids", options.solids, "--minutes", options.minutes, "--vae_minutes", options.vae_minutes]
@@ -87,13 +92,21 @@ def compare(name: str, options) -> dict[str, dict]:
         asked = ["--prior", prior, "--prompts", "development", "--samples", options.samples]
         script("evaluate_prior.py", *asked, "--json", judged)
     rest = ["--toybox_dir", str(prior), "--frames", "8", *choice.run, *options.rest]
-    runs = options.runs / "priors" / name.replace(" ", "_")
+    runs = options.runs / "priors" / base / name.replace(" ", "_")
     rows, _ = evaluate.evaluate(argparse.Namespace(**{**vars(options), "runs": runs, "rest": rest}))
     return {
+        "base": base,
         "training": json.loads((prior / "training.json").read_text()),
         "pictures": json.loads(judged.read_text()),
         "objects": evaluate.means(rows),
     }
+
+
+def base_of(options) -> str:
+    """What all rows that are compared have in common: the prior that they begin from, and the sizes."""
+    sums = (Path(HERE) / "SHA256SUMS").read_text()
+    sizes = [*map(float, (options.solids, options.minutes, options.vae_minutes, options.samples))]
+    return hashlib.sha256(f"{sums} {sizes}".encode()).hexdigest()[:8]
 
 
 def script(name: str, *words) -> None:
@@ -103,10 +116,10 @@ def script(name: str, *words) -> None:
 
 def table(found: dict[str, dict]) -> str:
     """Markdown: a line for each row, shares in 2D before means in 3D."""
-    heads = ["", "steps", "dB", *HEADS_2D.values(), *(evaluate.COLUMNS[key][0] for key in HEADS_3D)]
+    heads = ["", "steps", "dB", *HEADS_2D.values(), *HEADS_3D]
     lines = [heads, ["---"] * len(heads)]
     for name, figures in found.items():
-        seen, cells = figures["pictures"], dict(zip(evaluate.COLUMNS, evaluate.cells(figures["objects"]), strict=True))
+        seen, cells = figures["pictures"], dict(zip(evaluate.HEADS, evaluate.cells(figures["objects"]), strict=True))
         shares = ["-" if seen["all"][key] is None else f"{seen['all'][key]:.0%}" for key in HEADS_2D]
         steps = figures["training"]["steps"] - figures["training"]["steps_before"]
         lines.append([name, str(steps), f"{seen['autoencoder_psnr']:.1f}", *shares, *(cells[key] for key in HEADS_3D)])

@@ -5,12 +5,14 @@
 
 Trains every prompt with every seed through main.py, then compares its renderings and its mesh with the true shapes and
 colours (toybox/metrics.py, toybox/surface.py) and asks the judge which words they fit (toybox/judge.py). The same
-command goes on where it was stopped: complete runs are kept. A run that breaks is a line of the table.
+command goes on where it was stopped: complete runs are kept, and refused where they were made with other options or by
+another prior. A run that breaks is a line of the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -50,6 +52,7 @@ COLUMNS = {  # figure of a row -> heading and format of its mean
     "seconds": ("all s", ".0f"),
     "peak_memory_gb": ("GB", ".2f"),
 }
+HEADS = (*(heading for heading, _ in COLUMNS.values()), "runs")  # of `cells`
 ONE_AT_A_TIME = Lock()  # measuring, beside which other runs train
 
 
@@ -62,13 +65,15 @@ def main():
     options = parser.parse_args()
     judge.load()  # or say now that it is missing
     if options.workspace:
-        print(json.dumps(measure(options.workspace)[0], indent=2))
-        return
-    rows, sheets = evaluate(options)
-    print(table(rows))
+        found = measure(options.workspace)[0]
+        print(json.dumps(found, indent=2))
+    else:
+        rows, sheets = evaluate(options)
+        print(table(rows))
+        found = {**asked_of(options.rest), "rows": rows, "summary": summary(rows)}
     if options.json:
-        write_bytes(options.json, (json.dumps({"rows": rows, "summary": summary(rows)}, indent=2) + "\n").encode())
-    if options.sheet and sheets:
+        write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())
+    if not options.workspace and options.sheet and sheets:
         write_bytes(options.sheet, png_bytes(to_uint8(in_columns(list(sheets.values())))))
 
 
@@ -106,17 +111,43 @@ def run(options, text: str, seed: int) -> tuple[dict, torch.Tensor | None]:
         with ONE_AT_A_TIME:
             row, sheet = measure(workspace)
     except Exception as error:
-        tqdm.write(f"{text} (seed {seed}): {error}", file=sys.stderr)
-        return {"text": text, "seed": seed, "error": str(error).splitlines()[0]}, None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        tqdm.write(f"{text} (seed {seed}): {reason}", file=sys.stderr)
+        return {**named(text), "seed": seed, "error": reason}, None
     tqdm.write(f"{text} (seed {seed}): " + ", ".join(f"{key} {row[key]}" for key in ("iou", "rank", "train_seconds")))
     return row | {"seed": seed}, sheet
 
 
+def named(text: str) -> dict[str, str | bool]:
+    """What a row says of its sentence, understood or not."""
+    try:
+        caption = parse(text)
+    except ValueError:
+        return {"text": text, "held_out": False}
+    return {"text": str(caption), "held_out": is_held_out(caption)}
+
+
+def asked_of(rest: list[str]) -> dict[str, list[str] | str]:
+    """What the results of these options for main.py follow from, but for the code."""
+    prior = Path(rest[rest.index("--toybox_dir") + 1] if "--toybox_dir" in rest else Config().guidance.toybox_dir)
+    sums = prior / "SHA256SUMS"
+    return {"options": rest, "prior": hashlib.sha256(sums.read_bytes()).hexdigest()[:12] if sums.exists() else ""}
+
+
 def train(workspace: Path, text: str, seed: int, rest: list[str], threads: int) -> None:
-    """A run through the command line, unless it is complete already. Raises RuntimeError if it does not get there."""
+    """A run through the command line, unless it is complete already.
+
+    Raises:
+        RuntimeError: It does not get there, or what is there was asked for in another way.
+    """
+    asked, note = asked_of(rest), workspace / "asked.json"
+    if note.exists() and json.loads(note.read_text()) != asked:
+        raise RuntimeError(f"{workspace} was made with other options or by another prior: take another --runs")
     if is_complete(workspace):
         return
+    write_bytes(note, (json.dumps(asked) + "\n").encode())
     command = [sys.executable, "main.py", "--text", text, "--seed", str(seed), "--workspace", str(workspace.resolve())]
+    command += ["--guidance", "toybox"]  # whatever else this machine could take
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run([*command, *rest], cwd=ROOT, capture_output=True, text=True, env=environment)
     if not is_complete(workspace):  # one that only lacks its mesh, as an empty scene does, is measured all the same
@@ -137,7 +168,8 @@ def measure(workspace: Path) -> tuple[dict, torch.Tensor]:
     if path is None:
         raise ValueError(f"{workspace} has no checkpoint")
     meta = checkpoint.read_meta(path)
-    renderer = build.load_trained(Config().updated({**meta["config"], "workspace": str(workspace), "ckpt": "latest"}))
+    here = {"workspace": str(workspace), "ckpt": "latest", "device": "cpu"}
+    renderer = build.load_trained(Config().updated({**meta["config"], **here}))
     caption = parse(meta["text"])
     azimuth, elevation = metrics.evaluation_views()
     views = Views(azimuth, elevation, torch.full_like(azimuth, metrics.RADIUS))
@@ -151,9 +183,9 @@ def measure(workspace: Path) -> tuple[dict, torch.Tensor]:
     rank = judge.rank(caption, answers, [parse(text) for text in prompts.ALL])
     true, has_front = metrics.truth(caption), OBJECTS[caption.name].has_front
     report = json.loads((workspace / "run.json").read_text())
+    at_once = not report.get("from_step")  # else the times are those of its last part alone
     row = {
-        "text": str(caption),
-        "held_out": is_held_out(caption),
+        **named(meta["text"]),
         "iou": score.iou,
         "colour": score.colour,
         "rank": rank,
@@ -161,8 +193,8 @@ def measure(workspace: Path) -> tuple[dict, torch.Tensor]:
         "ends": score.ends if has_front else None,
         "janus": judge.is_two_faced(answers, azimuth) or score.ends < metrics.TWO_HEADED if has_front else None,
         **compare_mesh(workspace / "mesh" / "mesh.obj", true.solids[score.variant]),
-        "train_seconds": report["seconds"]["train"],
-        "seconds": sum(report["seconds"].values()),
+        "train_seconds": report["seconds"]["train"] if at_once else None,
+        "seconds": sum(report["seconds"].values()) if at_once else None,
         "peak_memory_gb": report["peak_memory_gb"],
     }
     shown = torch.tensor(SHEET_VIEWS)
@@ -212,7 +244,7 @@ def summary(rows: list[dict]) -> dict[str, dict]:
 
 def table(rows: list[dict]) -> str:
     """Markdown: a line a prompt with its seeds, * where the pair of words is held out, then the means."""
-    heads = ["prompt", "IoU by seed", *(name for name, _ in COLUMNS.values())]
+    heads = ["prompt", "IoU by seed", *HEADS]
     lines = [heads, ["---"] * len(heads)]
     for text in dict.fromkeys(row["text"] for row in rows):
         mine = [row for row in rows if row["text"] == text]
@@ -227,8 +259,12 @@ def table(rows: list[dict]) -> str:
 
 
 def cells(found: dict[str, float | int | None]) -> list[str]:
-    """The figures of `means` as the table shows them."""
-    return ["-" if found[key] is None else format(found[key], style) for key, (_, style) in COLUMNS.items()]
+    """The figures of `means` as the table shows them, and of how many runs they are."""
+    figures = ["-" if found[key] is None else format(found[key], style) for key, (_, style) in COLUMNS.items()]
+    return [
+        *figures,
+        f"{found['runs'] - found['broken']} of {found['runs']}" if found["broken"] else str(found["runs"]),
+    ]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-from training import Clock, autocast, save_state, set_rate  # noqa: E402
+from training import Clock, asked_of, autocast, check_same, save_state, set_rate  # noqa: E402
 
 from guidance.prompts import view_weights  # noqa: E402
 from toybox import pictures, shapes  # noqa: E402
@@ -137,8 +137,10 @@ def train(options, data):
     judge = Judge().to(options.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), options.rate, weight_decay=0.05)
     path, step, spent, generator = options.work / "judge.pt", 0, 0.0, torch.Generator()
+    asked = asked_of(options, "solids", "seed", "batch", "rate")
     if path.exists():
         state = torch.load(path)
+        check_same(path, state, asked)
         judge.load_state_dict(state["judge"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
@@ -164,7 +166,9 @@ def train(options, data):
             bar.set_postfix({key: f"{value:.3f}" for key, value in shown.items()})
         if clock.time_to_save(60):
             spent = clock.spent
-            save_state(path, judge=judge.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=spent)
+            save_state(
+                path, judge=judge.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=spent, asked=asked
+            )
     bar.close()
     return judge.eval(), step
 

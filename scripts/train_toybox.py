@@ -24,12 +24,13 @@ import torch  # noqa: E402
 from denoising import Captions, Unseen, errors, for_training, groups, temper  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-from training import Clock, autocast, save_state, set_rate  # noqa: E402
+from training import Clock, asked_of, autocast, check_same, save_state, set_rate  # noqa: E402
 
 from nerf.seeding import step_generator  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
 from toybox.pictures import Look  # noqa: E402
 
+PICTURES = ("solids", "seed", "lambertian", "textureless", "coloured")  # options that say which
 TIMESTEP_POWER = 0.6  # t = T u^0.6: two draws in three are above T / 2, where the words decide
 
 
@@ -115,6 +116,7 @@ def take_over_words(text_encoder, tokenizer, folder):
 def train_vae(options, data, batch=16):
     """L1, L1 of differences between neighbours, and a little noise on the latents so that they are smooth."""
     state_path = options.work / "vae.pt"
+    asked = asked_of(options, *PICTURES, "vae", "vae_rate", "channels", "anew")
     torch.manual_seed(options.seed)
     other = architecture.build_vae(options.channels + 1) if options.anew and options.vae_minutes else None
     vae = architecture.build_vae(options.channels)
@@ -124,6 +126,7 @@ def train_vae(options, data, batch=16):
     images, step, spent = torch.from_numpy(data.images), 0, 0.0
     if state_path.exists():
         state = torch.load(state_path)
+        check_same(state_path, state, asked)
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         step, spent = state["step"], state["spent"]
@@ -152,7 +155,7 @@ def train_vae(options, data, batch=16):
             bar.set_postfix(loss=f"{loss.item():.3f}", psnr=f"{psnr.item():.1f}", left=f"{clock.left:.0f}s")
         if clock.time_to_save(60):
             state = dict(vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step, spent=clock.spent)
-            save_state(state_path, **state)
+            save_state(state_path, **state, asked=asked)
     bar.close()
     return vae.eval().requires_grad_(False)
 
@@ -177,6 +180,7 @@ def encode_all(options, data, vae):
 def train_diffusion(options, data, vae):
     """The denoiser of latents, the text encoder trained along; EMA weights are what is saved."""
     state_path, device = options.work / "diffusion.pt", options.device
+    asked = asked_of(options, *PICTURES, "init", "vae", "rate", "batch", "prediction", "channels", "anew")
     torch.manual_seed(options.seed)
     tokenizer = architecture.build_tokenizer()
     text_encoder = architecture.build_text_encoder(tokenizer)
@@ -198,6 +202,7 @@ def train_diffusion(options, data, vae):
     losses = deque(maxlen=500)  # tensors: reading one would wait for the device
     if state_path.exists():
         state = torch.load(state_path)
+        check_same(state_path, state, asked)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -238,7 +243,7 @@ def train_diffusion(options, data, vae):
             bar.set_postfix(loss=f"{recent(losses):.4f}", **figures, left=f"{clock.left:.0f}s")
         if clock.time_to_save(300):
             state = dict(model=model.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
-            save_state(state_path, **state, first=first, step=step, spent=clock.spent)
+            save_state(state_path, **state, first=first, step=step, spent=clock.spent, asked=asked)
             figures = unseen.measure(average)
             tqdm.write(f"diffusion: step {step}: {figures}")
             save_prior(options, parts, len(latents), first, step, clock.spent, figures)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
+import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -39,6 +42,19 @@ def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, fraction:
     rate = peak * min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * fraction))
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("share", 1.0)
+
+
+def asked_of(options: argparse.Namespace, *names: str) -> dict[str, str]:
+    """What a training was asked for, to be kept with its state."""
+    return {name: str(getattr(options, name)) for name in names}
+
+
+def check_same(path: Path, state: dict, asked: dict[str, str]) -> None:
+    """End the script where the state in a file is of a training that was asked for something else."""
+    for name, value in asked.items():
+        if (before := state["asked"][name]) != value:
+            print(f"{path} is of a training with --{name} {before}, not {value}: take another --work", file=sys.stderr)
+            sys.exit(2)
 
 
 def save_state(path, **state) -> None:

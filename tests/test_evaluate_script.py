@@ -48,12 +48,43 @@ def test_a_complete_run_is_kept_and_an_interrupted_one_goes_on(script, tmp_path,
     assert commands[0][commands[0].index("--seed") + 1] == "3"
 
 
+@pytest.mark.parametrize("change", ["options", "prior"])
+def test_a_run_of_other_options_or_another_prior_is_not_taken_for_this_one(script, tmp_path, monkeypatch, change):
+    prior = tmp_path / "prior"
+    prior.mkdir()
+    (prior / "SHA256SUMS").write_text("one")
+    rest = ["--toybox_dir", str(prior)]
+
+    def call(command, **options):
+        (tmp_path / "out" / "run.json").write_text('{"text": "a frog"}')
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(script.subprocess, "run", call)
+    script.train(tmp_path / "out", "a frog", 0, rest, 1)
+    script.train(tmp_path / "out", "a frog", 0, rest, 1)
+    if change == "prior":
+        (prior / "SHA256SUMS").write_text("other")
+    with pytest.raises(RuntimeError, match="made with other options or by another prior: take another --runs"):
+        script.train(tmp_path / "out", "a frog", 0, [*rest, "--fp16"] if change == "options" else rest, 1)
+
+
 def test_a_broken_run_is_a_row_with_its_last_line_and_ends_nothing(script, tmp_path, monkeypatch):
     failed = SimpleNamespace(returncode=2, stderr="one\nmain.py: no such word\n")
     monkeypatch.setattr(script.subprocess, "run", lambda command, **options: failed)
     found, sheet = script.run(SimpleNamespace(runs=tmp_path, rest=[], jobs=1), "a dragon", 1)
     assert sheet is None
-    assert found == {"text": "a dragon", "seed": 1, "error": "main.py ended with status 2: main.py: no such word"}
+    error = "main.py ended with status 2: main.py: no such word"
+    assert found == {"text": "a dragon", "held_out": False, "seed": 1, "error": error}
+
+
+def test_a_broken_run_of_a_held_out_pair_counts_among_those(script, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(script, "train", fail)
+    found, _ = script.run(SimpleNamespace(runs=tmp_path, rest=[], jobs=1), "a photo of a purple frog", 0)
+    assert found == {"text": "a purple frog", "held_out": True, "seed": 0, "error": "MemoryError"}
+    assert script.summary([found])["held_out"]["broken"] == 1
 
 
 def test_all_runs_are_measured_in_the_order_asked_though_some_break(script, tmp_path, monkeypatch):
@@ -100,8 +131,12 @@ def test_the_held_out_prompts_have_a_mean_of_their_own(script):
 def test_the_table_shows_every_seed_and_names_what_broke(script):
     rows = [row(), row(seed=1, iou=0.9, hit=False), {"text": "a cat", "seed": 0, "error": "out of memory"}]
     text = script.table(rows)
-    assert "| a frog | 0.80 0.90 | 0.850 | 10.0 | 50% | - | - | 0.0200 | 0.600 | 20 | 60 | 80 | 0.50 |" in text
-    assert "| a cat | broken | - |" in text and text.splitlines()[-1] == "a cat (seed 0): out of memory"
+    assert "| a frog | 0.80 0.90 | 0.850 | 10.0 | 50% | - | - | 0.0200 | 0.600 | 20 | 60 | 80 | 0.50 | 2 |" in text
+    assert (
+        "| a cat | broken | - |" in text
+        and "0.50 | 2 of 3 |" in text
+        and text.splitlines()[-1] == "a cat (seed 0): out of memory"
+    )
     assert len({line.count("|") for line in text.splitlines()[:-1]}) == 1
 
 
@@ -131,25 +166,34 @@ class TrueRenderer:
         return RenderOutput(rgb=seen[..., :3], opacity=seen[..., 3:4], depth=seen[..., 7:])
 
 
-def test_the_truth_itself_is_perfect_in_pictures_and_as_a_mesh(script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("from_step", [0, 300])
+def test_the_truth_itself_is_perfect_in_pictures_and_as_a_mesh(script, tmp_path, monkeypatch, from_step):
     solid, n = metrics.truth(Caption("robot", "red")).solids[2], 80
     line = torch.linspace(-0.5, 0.5, n)
     distance = query(solid, torch.cartesian_prod(line, line, line))[:, 0].view(n, n, n)
     vertices, faces = marching_cubes(-distance.numpy())
     mesh = Mesh(torch.from_numpy(vertices).float() / (n - 1) - 0.5, torch.from_numpy(faces))
     save_obj(tmp_path / "mesh", mesh)
-    report = {"text": "a red robot", "seconds": {"train": 60.0, "mesh": 5.0}, "peak_memory_gb": 0.5}
+    report = {
+        "from_step": from_step,
+        "text": "a red robot",
+        "seconds": {"train": 60.0, "mesh": 5.0},
+        "peak_memory_gb": 0.5,
+    }
     (tmp_path / "run.json").write_text(json.dumps(report))
     monkeypatch.setattr(script.checkpoint, "find", lambda workspace: workspace)
     monkeypatch.setattr(script.checkpoint, "read_meta", lambda path: {"text": "a photo of a red robot", "config": {}})
-    monkeypatch.setattr(script.build, "load_trained", lambda config: TrueRenderer(solid))
+    configs = []
+    monkeypatch.setattr(script.build, "load_trained", lambda config: configs.append(config) or TrueRenderer(solid))
     monkeypatch.setattr(script.judge, "load", lambda: Judge().eval())
     found, sheet = script.measure(tmp_path)
     assert found["text"] == "a red robot" and found["held_out"] is True
     assert found["iou"] > 0.999 and found["colour"] < 0.1  # rays of two cameras differ in the last digit
     # The floor of two samples of one surface, and edges that a grid of 80 samples cuts.
     assert found["chamfer"] < 0.007 and found["fscore"] > 0.995 and found["normal"] < 8
-    assert (found["train_seconds"], found["seconds"], found["peak_memory_gb"]) == (60.0, 65.0, 0.5)
+    times = (60.0, 65.0) if from_step == 0 else (None, None)  # of the last part alone say nothing
+    assert (found["train_seconds"], found["seconds"], found["peak_memory_gb"]) == (*times, 0.5)
+    assert configs[0].run.device == "cpu"  # where the truth is
     assert found["hit"] is (found["rank"] == 1) and found["janus"] in (True, False)
     assert found["ends"] == pytest.approx(1, abs=1e-2)
     assert sheet.shape == (2 * metrics.SIZE, 5 * metrics.SIZE, 3)

@@ -60,6 +60,16 @@ def test_a_training_leaves_a_pipeline_goes_on_where_it_was_and_begins_from_anoth
     assert len(latents_in(tmp_path / "work2")) == 2  # of another autoencoder, which does not see through the first
 
 
+@pytest.mark.parametrize("option, value", [("--seed", 1), ("--prediction", "epsilon"), ("--coloured", 1)])
+def test_a_training_does_not_go_on_as_another_one(train, tmp_path, capsys, option, value):
+    train("prior", 0.01, "--vae_minutes", 0)
+    before = (tmp_path / "prior" / "training.json").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        train("prior", 1, "--vae_minutes", 0, option, value)
+    assert re.search(rf"diffusion.pt is of a training with {option} \S+, not {value}\S*: take", capsys.readouterr().err)
+    assert (tmp_path / "prior" / "training.json").read_bytes() == before
+
+
 def sums_of(prior):
     return (prior / "SHA256SUMS").read_text()
 

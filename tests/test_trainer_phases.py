@@ -209,11 +209,24 @@ def test_a_whole_run_leaves_video_mesh_and_an_account_of_itself(prior, tmp_path)
     assert len(mesh.faces) == report["mesh"]["faces"] and np.abs(mesh.vertices).max() <= 1
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+def test_a_run_cut_short_in_its_video_is_not_reported_as_whole(prior, tmp_path, monkeypatch, error):
+    config = run_config(prior, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(commands.evaluate, "turntable", failing(error))
+        commands.run_training(config)
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["step"] == STEPS and report["from_step"] == 0 and "text" not in report
+    commands.run_training(config)
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["from_step"] == STEPS and report["text"] == "a frog"
+
+
 def test_scratch_keeps_the_old_run_aside_once_nothing_can_stop_the_new_one(prior, tmp_path, monkeypatch, capsys):
     checkpoint.save(tmp_path / "checkpoints", {"a": 1}, {"step": 7, "text": "a frog", "architecture": {}})
     config = run_config(prior, tmp_path, ckpt="scratch", iters=1, save_mesh=False)
     with monkeypatch.context() as patch, pytest.raises(ValueError, match="no such prior"):
-        patch.setattr(build, "build_guidance", failing("no such prior"))
+        patch.setattr(build, "build_guidance", failing(ValueError("no such prior")))
         commands.run_training(config)
     assert checkpoint.find(tmp_path).name == "step_000007.pt" and not (tmp_path / "old-1").exists()
     commands.run_training(config)
@@ -222,9 +235,9 @@ def test_scratch_keeps_the_old_run_aside_once_nothing_can_stop_the_new_one(prior
     assert f"the old run is kept in {tmp_path / 'old-1'}" in capsys.readouterr().err
 
 
-def failing(message):
-    def fail(*_):
-        raise ValueError(message)
+def failing(error):
+    def fail(*_, **__):
+        raise error
 
     return fail
 
@@ -235,4 +248,5 @@ def test_an_empty_scene_is_one_line_with_its_densities(prior, tmp_path, monkeypa
         commands.run_training(run_config(prior, tmp_path))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "mesh").exists()
+    assert json.loads((tmp_path / "run.json").read_text())["text"] == "a frog"  # which is a result
     assert (tmp_path / "results" / "turntable_rgb.mp4").exists()
