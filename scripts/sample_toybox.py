@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from diffusers import StableDiffusionPipeline  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from guidance.prompts import VIEW_WORDS, view_prompts  # noqa: E402
 from nerf.export.files import png_bytes, to_uint8, write_bytes  # noqa: E402
@@ -31,18 +32,26 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    pipeline = StableDiffusionPipeline.from_pretrained(options.prior, dtype=torch.float32)
+    texts = options.text or [str(Caption(name)) for name in OBJECTS]
+    chosen = {name: getattr(options, name) for name in ("steps", "guidance_scale", "seed")}
+    write_bytes(options.out, sheet(options.prior, texts, **chosen))
+
+
+def sheet(prior, texts, *, steps, guidance_scale=4.0, seed=0, device="cpu") -> bytes:
+    """A PNG of what the prior in a folder draws: a row a sentence, a column a view."""
+    pipeline = StableDiffusionPipeline.from_pretrained(prior, dtype=torch.float32).to(device)
+    pipeline.set_progress_bar_config(disable=True)
     rows = []
-    for text in map(canonical, options.text or [str(Caption(name)) for name in OBJECTS]):
+    for text in tqdm([canonical(text) for text in texts], desc="samples", unit="row"):
         pictures = pipeline(
-            view_prompts(text, sided=is_sided(known_to(options.prior)))[: len(VIEW_WORDS)],  # the left side for both
-            num_inference_steps=options.steps,
-            guidance_scale=options.guidance_scale,
-            generator=torch.Generator().manual_seed(options.seed),
+            view_prompts(text, sided=is_sided(known_to(prior)))[: len(VIEW_WORDS)],  # the left side for both
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=torch.Generator().manual_seed(seed),
             output_type="pt",
         ).images
         rows.append(torch.cat(list(pictures.permute(0, 2, 3, 1)), 1))
-    write_bytes(options.out, png_bytes(to_uint8(torch.cat(rows))))
+    return png_bytes(to_uint8(torch.cat(rows)))
 
 
 if __name__ == "__main__":

@@ -23,20 +23,23 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from denoising import Captions, Unseen, errors, for_training, groups, temper  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from sample_toybox import sheet  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from training import Clock, asked_of, autocast, check_same, save_state, set_rate  # noqa: E402
 
+from nerf.export.files import write_bytes  # noqa: E402
 from nerf.seeding import step_generator  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
 from toybox.pictures import Look  # noqa: E402
 
+SAMPLES = ("a frog", "a red car", "a cat wearing a blue hat", "a purple bear on a yellow cushion")
 PICTURES = ("solids", "seed", "lambertian", "textureless", "coloured")  # options that say which
 TIMESTEP_POWER = 0.6  # t = T u^0.6: two draws in three are above T / 2, where the words decide
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("toybox-training"), help="training state, and latents")
+    parser.add_argument("--work", type=Path, default=Path("toybox-training"), help="state, latents, and samples.png")
     parser.add_argument("--pictures", type=Path, help="where the pictures are or will be (--work)")
     parser.add_argument("--out", type=Path, default=ROOT / "toybox" / "prior")
     parser.add_argument("--init", type=Path, help="an earlier prior to start from, tensor by tensor where shapes agree")
@@ -258,7 +261,7 @@ def recent(losses):
 
 
 def save_prior(options, parts, count, first, step, spent, figures):
-    """The pipeline, its training record, and the checksums that `main.py doctor` compares."""
+    """The pipeline, its training record, the checksums that `main.py doctor` compares, and samples to look at."""
     out = options.out
     architecture.save_pipeline(out, **parts)
     record = {
@@ -278,6 +281,7 @@ def save_prior(options, parts, count, first, step, spent, figures):
     files = sorted(p for p in out.rglob("*") if p.suffix in (".json", ".safetensors", ".txt"))
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(out).as_posix()}\n" for p in files]
     (out / "SHA256SUMS").write_text("".join(sums))
+    write_bytes(options.work / "samples.png", sheet(out, SAMPLES, steps=10, device=options.device))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import json
 import re
 import sys
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from guidance.prompts import VIEW_WORDS
 from scripting import load_script
 from toybox.pictures import sample
 
@@ -35,6 +37,7 @@ def train(script, tmp_path, monkeypatch):
 def test_a_training_leaves_a_pipeline_goes_on_where_it_was_and_begins_from_another(train, tmp_path):
     first = train("prior", 0.02, "--vae_minutes", 0.02)
     assert first["pictures"] == 3 * 44 and first["steps"] > 0 and first["high"] > 0
+    assert imageio.imread(tmp_path / "work" / "samples.png").shape == (4 * 128, len(VIEW_WORDS) * 128, 3)
     pictures = (tmp_path / "work" / "pictures-44-0.npz").stat().st_mtime
     spent = torch.load(tmp_path / "work" / "diffusion.pt")["spent"]
     again = train("prior", spent / 60 + 0.01, "--vae_minutes", 0.02)
