@@ -13,7 +13,7 @@ from toybox.pictures import SIZE
 from toybox.words import vocabulary
 
 TOKENS = 24  # positions of the text encoder
-LATENT_CHANNELS = 8  # 2.3 dB better pictures than 4 after the same steps: eyes survive
+LATENT_CHANNELS = 8  # 1.2 dB better pictures than 4 after the same minutes, and a better F-score (docs/toybox.md)
 TIMESTEPS = 1000
 PREDICTIONS = ("v_prediction", "epsilon")
 
