@@ -64,7 +64,7 @@ def main():
     parser.add_argument("rest", nargs="*", help="after --: options for main.py")
     options = parser.parse_args()
     found = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
-    if others := [name for name, row in found.items() if row["base"] != base_of(options)]:
+    if others := [name for name, row in found.items() if row.get("base") != base_of(options)]:
         parser.error(f"--json {options.json} has rows of another prior or of other sizes: {', '.join(others)}")
     for name in options.only or CHOICES:
         found[name] = compare(name, options)

@@ -261,10 +261,8 @@ def table(rows: list[dict]) -> str:
 def cells(found: dict[str, float | int | None]) -> list[str]:
     """The figures of `means` as the table shows them, and of how many runs they are."""
     figures = ["-" if found[key] is None else format(found[key], style) for key, (_, style) in COLUMNS.items()]
-    return [
-        *figures,
-        f"{found['runs'] - found['broken']} of {found['runs']}" if found["broken"] else str(found["runs"]),
-    ]
+    runs, broken = found["runs"], found["broken"]
+    return [*figures, f"{runs - broken} of {runs}" if broken else str(runs)]
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ def asked_of(options: argparse.Namespace, *names: str) -> dict[str, str]:
 
 
 def check_same(path: Path, state: dict, asked: dict[str, str]) -> None:
-    """End the script where the state in a file is of a training that was asked for something else."""
+    """End the script where the state in a file is of a training that was asked for something else, and says so."""
     for name, value in asked.items():
-        if (before := state["asked"][name]) != value:
+        if (before := state.get("asked", asked)[name]) != value:
             print(f"{path} is of a training with --{name} {before}, not {value}: take another --work", file=sys.stderr)
             sys.exit(2)
 

@@ -73,6 +73,10 @@ def test_a_training_does_not_go_on_as_another_one(train, tmp_path, capsys, optio
     assert (tmp_path / "prior" / "training.json").read_bytes() == before
 
 
+def test_a_state_that_does_not_say_what_it_was_asked_for_is_taken(script, tmp_path):
+    script.check_same(tmp_path / "diffusion.pt", {}, {"seed": "8"})  # of an earlier version
+
+
 def sums_of(prior):
     return (prior / "SHA256SUMS").read_text()
 
