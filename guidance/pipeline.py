@@ -93,7 +93,8 @@ class PipelineGuidance(DiffusionGuidance):
         if math.isinf(self.vram):
             return self.source
         height, width = self.image_size
-        return f"{self.source}: {self.plan.name}, {self.gigabytes:.1f} GB, shown {height} x {width}"
+        plan = f"{self.plan.name}, {self.gigabytes:.1f} of {self.vram:.1f} GB"
+        return f"{self.source}: {plan}, shown {height} x {width}"
 
     def _load(self, model_class: type, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         """A part of the pipeline, frozen."""

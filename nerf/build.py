@@ -57,7 +57,7 @@ def build_precision(config: Config, device: torch.device) -> str:
 
 
 def build_vram(config: Config, device: torch.device) -> float:
-    """GB that the guidance may take: what is left of --vram, or of what is free, beside the field and its rays.
+    """GB that all guidance may take: what is left of --vram, or of what is free, beside the field and its rays.
 
     Args:
         device: Of the guidance. Where the field has another, all of it is the guidance's.
@@ -126,8 +126,9 @@ def build_renderer(config: Config, device: torch.device) -> Renderer:
 
 
 def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
-    """Name -> prior, prepared for the prompt."""
+    """Name -> prior, prepared for the prompt. In the order typed, each plans with the memory the ones before leave."""
     options, priors, device = config.guidance, {}, build_device(config.guided_on)
+    left = build_vram(config, device)  # before any of them has taken its share
     views = ViewOptions(
         words=config.camera.view_words,
         angle_front=config.camera.angle_front,
@@ -155,7 +156,7 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
             device=device,
             views=views,
             pictures=options.save_guidance,
-            vram=build_vram(config, device),
+            vram=max(left, 0.0),
             batch_size=config.training.batch_size,
             prediction_type=options.prediction_type,
             grad_clip=config.training.grad_clip,
@@ -165,6 +166,7 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
         )
         prior.prepare(text, negative)
         priors[name] = prior
+        left -= prior.gigabytes
     return priors
 
 

@@ -24,6 +24,8 @@ def made(monkeypatch):
     made = []
 
     class Prior:
+        gigabytes = 1.5
+
         def __init__(self, sources, **options):
             made.append(options)
 
@@ -75,6 +77,17 @@ def test_a_card_of_four_gigabytes_has_the_same_plan_whether_it_is_measured_or_ty
         build.build_guidance(configure(guidance=("SD",), device="cuda", **options))
     measured, typed = (options["vram"] for options in made)
     assert measured == pytest.approx(typed)
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_two_guidances_share_the_memory(monkeypatch, made, measured):
+    monkeypatch.setattr(build, "DeepFloyd", build.StableDiffusion)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    free = 6.0 - build.LOADED
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((free - 1.0 * len(made)) * 1e9, 6e9))
+    options = {} if measured else {"vram": 6.0}
+    build.build_guidance(configure(guidance=("SD", "IF"), device="cuda", **options))
+    assert [options["vram"] for options in made] == pytest.approx([4.0, 4.0 - 1.5])
 
 
 def test_a_guidance_makes_room_for_every_picture_of_a_step(made):

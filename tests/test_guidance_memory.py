@@ -126,7 +126,7 @@ def test_the_line_of_a_run_says_what_plan_it_has_where_memory_is_limited(make, p
     assert f"guidance toybox ({prior}), " in commands._describe(config, make(), True)
     trainer = make(vram=1.0)
     plan, size = memory.PLANS[-1], trainer.guidance["toybox"].size
-    said = f"guidance toybox ({prior}: {plan.name}, {plan.gigabytes(*size):.1f} GB, shown 8 x 8), "
+    said = f"guidance toybox ({prior}: {plan.name}, {plan.gigabytes(*size):.1f} of 0.0 GB, shown 8 x 8), "
     assert said in commands._describe(config, trainer, True)
 
 
