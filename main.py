@@ -17,6 +17,7 @@ wait_briefly()
 
 from nerf import checkpoint, cli  # noqa: E402
 from nerf.preflight import check_prior, preflight  # noqa: E402
+from nerf.watch import Stopped  # noqa: E402
 from nerf.workspace import claimed  # noqa: E402
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses
@@ -116,7 +117,7 @@ def explain(error: Exception) -> int | None:
         return complain(f"{error}: pip install -r requirements.txt", FAILURE)
     if isinstance(error, OSError):
         return complain(error, FAILURE)
-    if isinstance(error, ArithmeticError):  # nerf.watch.Diverged
+    if isinstance(error, Stopped):
         return complain(error, FAILURE)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return complain("out of GPU memory: use --vram_O, smaller --w and --h, or --batch_size 1", FAILURE)

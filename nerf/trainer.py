@@ -25,7 +25,17 @@ from nerf.runlog import RunLog
 from nerf.schedule import Plan, Schedule
 from nerf.seeding import step_generator
 from nerf.types import RenderOutput, Views
-from nerf.watch import ADVICE, Diverged, Tally, Verdict, Watch
+from nerf.watch import (
+    ADVICE,
+    LESS_GUIDED,
+    LESS_RENDERED,
+    Diverged,
+    OutOfMemory,
+    Tally,
+    Verdict,
+    Watch,
+    concerns,
+)
 
 LOG_INTERVAL = 10  # steps between two looks at the losses: each look waits for the GPU
 BROKEN = "weights that are not finite"
@@ -65,7 +75,12 @@ class Trainer:
         with bar, log, _interruptible() as interrupted, self.writer:
             samples, since = 0, time.perf_counter()
             while self.step < self.schedule.iters and not interrupted():
-                out, terms = self.train_step()
+                try:
+                    out, terms = self.train_step()
+                except OutOfMemory:
+                    if self.step:
+                        self.save()
+                    raise
                 samples += len(out.samples["ts"])
                 self.tally.add(terms["skipped"])
                 bar.update()
@@ -133,24 +148,32 @@ class Trainer:
     def train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
         """One step. Returns what was rendered, and the unweighted losses and metrics (0-d tensors).
 
-        Where memory runs out, the step is taken again with a guidance that takes less, and so are those that follow.
+        Where the memory of a guidance's GPU runs out, the step is taken again with one that takes less, and so are
+        those that follow.
+
+        Raises:
+            OutOfMemory: there is nothing left to give up on that GPU.
         """
         reason = None
         while True:
             try:
-                if reason is None or self._economise():
+                if reason is None or self._economise(reason):
                     return self._train_step()
             except torch.OutOfMemoryError as error:
                 reason = error.with_traceback(None)  # which holds every tensor of the step
             else:
-                raise reason
+                guided = any(concerns(reason, prior.device) for prior in self.guidance.values())
+                less = LESS_GUIDED if guided and not concerns(reason, self.device) else LESS_RENDERED
+                raise OutOfMemory(
+                    f"out of GPU memory in step {self.step + 1}: the same command with {less} goes on from there"
+                ) from reason
 
-    def _economise(self) -> bool:
-        """Let one guidance give something up for memory, which may itself run out of it; False: none can."""
+    def _economise(self, reason: torch.OutOfMemoryError) -> bool:
+        """Let one guidance on the GPU that ran out give something up, which may itself run out; False: none can."""
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         for name, prior in self.guidance.items():
-            if given_up := prior.economise():
+            if concerns(reason, prior.device) and (given_up := prior.economise()):
                 torch.cuda.empty_cache()  # of every GPU; nothing where there is none
                 tqdm.write(f"out of GPU memory in step {self.step + 1}: {name} goes on with less ({given_up})")
                 return True

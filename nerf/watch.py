@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,10 +16,29 @@ ADVICE = (
     "try another --seed, a lower --lr or --guidance_scale, or --t_range 0.02 0.98 "
     "(--guidance toybox shows whether it is the diffusion model)"
 )
+LESS_RENDERED = "smaller --w and --h, --batch_size 1 or --max_steps 512"
+LESS_GUIDED = "--batch_size 1 or another --guidance_device"
 
 
-class Diverged(ArithmeticError):
+class Stopped(Exception):
     """The run cannot go on; the message says what to try."""
+
+
+class Diverged(Stopped):
+    """Its figures are of no use."""
+
+
+class OutOfMemory(Stopped):
+    """Of a GPU, with nothing left to give up."""
+
+
+def concerns(error: Exception, device: Any) -> bool:
+    """Whether an OutOfMemoryError of torch is about this torch.device; also where it names no GPU.
+
+    Its text alone says whose memory it was: "... GPU 1 has a total capacity of ...", "Allocation on device 1 ...".
+    """
+    named = re.search(r"\b(?:GPU|device) (\d+)", str(error))
+    return named is None or (device.type, device.index or 0) == ("cuda", int(named[1]))
 
 
 class Verdict(Enum):

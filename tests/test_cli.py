@@ -14,6 +14,7 @@ from command_line import FROG, parse
 from nerf import checkpoint, cli, select_guidance
 from nerf.config import ROOT, Config, options
 from nerf.presets import PRESETS
+from nerf.watch import OutOfMemory
 
 pytestmark = pytest.mark.usefixtures("no_accelerator")
 
@@ -209,6 +210,12 @@ def test_too_little_memory_is_one_line_with_a_way_out(monkeypatch, capsys, error
     monkeypatch.setattr(cli, "parse", fail)
     assert main.main([]) == main.FAILURE
     assert capsys.readouterr().err.startswith("main.py: out of memory: use smaller --w")
+
+
+def test_what_stops_a_run_is_one_line_and_a_fault_of_this_program_is_none(capsys):
+    assert main.explain(OutOfMemory("out of GPU memory in step 3: ...")) == main.FAILURE
+    assert capsys.readouterr().err == "main.py: out of GPU memory in step 3: ...\n"
+    assert main.explain(ZeroDivisionError()) is None
 
 
 def test_a_reader_of_the_words_may_stop_early():
