@@ -25,7 +25,8 @@ class DeepFloyd(PipelineGuidance):
         sources: Repo ids or folders, tried in order, or one of them, or what `guidance.weights.locate` found.
         device: Where the UNet runs.
         vram: GB that the guidance may take; inf: it gives nothing up.
-        batch_size, pictures: Taken for the sake of build.py: pictures cost nothing here.
+        batch_size: Pictures of a step, which take turns where memory does not last for all.
+        pictures: Taken for the sake of build.py: they cost nothing here.
         prediction_type: What the UNet predicts, one of distill.PREDICTION_TYPES; None: what the configuration says.
         options: Of DiffusionGuidance.
 
@@ -53,7 +54,7 @@ class DeepFloyd(PipelineGuidance):
         alphas = self._open(sources, device, torch.float16 if half else torch.float32, prediction_type)
         side, channels = self.unet.config.sample_size, self.unet.config.in_channels
         super().__init__(alphas, (channels, side, side), (side, side), **options)
-        self._fit(vram, 0)
+        self._fit(vram, batch_size)
 
     def encode(self, images: Tensor) -> Tensor:
         return images * 2 - 1

@@ -1,18 +1,31 @@
 """How much memory a Stable Diffusion guidance takes, and what it can do without when that is too much.
 
 Plans, the largest first; each keeps what the ones before it gave up. The encoder is always lean (guidance/lean.py) and
-the text encoder always freed. Figures are counted on fake tensors of the true size, for pictures in half precision that
-are led through their latents. Led to their targets' pixels they take no more: nothing is kept for a gradient, and the
-decoder takes 0.10 GB and makes 0.40 of one picture (0.57 with the encoder, instead of 0.61).
+the text encoder always freed. Attention is not sliced: torch's own keeps no matrix of it. Figures are counted on fake
+tensors of the true size, for pictures in half precision that are led through their latents. Led to their targets'
+pixels they take no more: nothing is kept for a gradient, and the decoder takes 0.10 GB and makes 0.40 of one picture
+(0.57 with the encoder, instead of 0.61).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a step asks of a guidance."""
+
+    parameters: int  # of the UNet
+    pixels: int = 0  # of a picture as the autoencoder reads it, 0 without one
+    pictures: int = 1
+    prompts: int = 2  # that the UNet reads for each
 
 
 @dataclass(frozen=True)
@@ -20,38 +33,62 @@ class MemoryPlan:
     """What is given up."""
 
     name: str
+    in_turn: bool = False  # one picture after the other, encoded again for its gradient
     int8: bool = False  # weights of the UNet in 8 bits, dequantised where they are used
     scale: float = 1.0  # of the side of the pictures that the model sees
 
-    def gigabytes(self, parameters: int, pixels: int) -> float:
-        """Of the guidance during a step.
-
-        parameters: of the UNet; pixels: of all pictures of a step as they are encoded, 0 without autoencoder.
-        """
-        weights = parameters * (1 if self.int8 else 2) + AUTOENCODER_BYTES * (pixels > 0)
-        return (weights + pixels * self.scale**2 * BYTES_PER_PIXEL + OVERHEAD) / 1e9
+    def gigabytes(self, load: Load) -> float:
+        """Of the guidance during a step."""
+        weights = load.parameters * (1 if self.int8 else 2) + AUTOENCODER_BYTES * (load.pixels > 0)
+        if self.in_turn:
+            at_pixel = ENCODED + PROMPTED * AT_ONCE + HELD * load.pictures
+        else:
+            at_pixel = (ENCODED + PROMPTED * load.prompts) * load.pictures
+        return (weights + load.pixels * self.scale**2 * at_pixel + OVERHEAD) / 1e9
 
 
 AUTOENCODER_BYTES = 34_163_592 * 2  # of AutoencoderKL's encoder
-BYTES_PER_PIXEL = 2.5e3  # kept and made by the encoder, the UNet and the gradient at most: 0.65 GB of 512 x 512
+# Bytes for each pixel, at most: 0.65 GB of 512 x 512 and two prompts.
+ENCODED = 1980  # kept of the encoder for the gradient
+PROMPTED = 260  # made meanwhile by the UNet for a prompt; more than the gradient makes when it comes to that
+HELD = 55  # of every picture, whether it has its turn or not: itself and its gradient
+AT_ONCE = 2  # prompts that the UNet reads where pictures take turns: those of one
 OVERHEAD = 0.2e9  # of weights as they leave their 8 bits, and what lies around; without pixels, of the UNet's own pass
+IN_TURN = MemoryPlan("one picture at a time", in_turn=True)
 PLANS = (
     MemoryPlan("whole"),
-    MemoryPlan("8-bit UNet", int8=True),
-    MemoryPlan("8-bit UNet, pictures of 3/4 the side", int8=True, scale=0.75),
-    MemoryPlan("8-bit UNet, pictures of half the side", int8=True, scale=0.5),
+    IN_TURN,
+    MemoryPlan("8-bit UNet", in_turn=True, int8=True),
+    MemoryPlan("8-bit UNet, pictures of 3/4 the side", in_turn=True, int8=True, scale=0.75),
+    MemoryPlan("8-bit UNet, pictures of half the side", in_turn=True, int8=True, scale=0.5),
 )
 
 
-def choose(free: float, parameters: int, pixels: int) -> MemoryPlan:
+def plans(load: Load) -> list[MemoryPlan]:
+    """Those of PLANS that differ: one picture has no turns to take."""
+    return [plan for plan in PLANS if plan is not IN_TURN or load.pictures > 1]
+
+
+def choose(free: float, load: Load) -> MemoryPlan:
     """The first plan that takes no more than `free` GB, else the last. No plan gives up more than it has to."""
-    return next((plan for plan in PLANS if plan.gigabytes(parameters, pixels) <= free), PLANS[-1])
+    return next((plan for plan in plans(load) if plan.gigabytes(load) <= free), PLANS[-1])
 
 
-def next_smaller(plan: MemoryPlan) -> MemoryPlan | None:
+def next_smaller(plan: MemoryPlan, load: Load) -> MemoryPlan | None:
     """The plan after this one; None: there is none."""
-    after = PLANS.index(plan) + 1
-    return PLANS[after] if after < len(PLANS) else None
+    return next((other for other in plans(load) if PLANS.index(other) > PLANS.index(plan)), None)
+
+
+def in_turn(function: Callable[..., Tensor], *tensors: Tensor, at_once: int = 1) -> Tensor:
+    """function(*tensors), each [B, ...], of `at_once` elements of the batch after the other: the same but for rounding.
+
+    Nothing is kept for a gradient but the tensors: the function computes once more for it, again in turn.
+    """
+    if len(tensors[0]) <= at_once:
+        return function(*tensors)
+    turns = zip(*(tensor.split(at_once) for tensor in tensors), strict=True)
+    # Nothing is drawn while a frozen model computes, so that no state of a generator has to be restored.
+    return torch.cat([checkpoint(function, *turn, use_reentrant=False, preserve_rng_state=False) for turn in turns])
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:

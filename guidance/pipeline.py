@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import textwrap
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from guidance import distill
 from guidance.diffusion import DiffusionGuidance
 from guidance.layout import Family
-from guidance.memory import PLANS, MemoryPlan, choose, next_smaller, to_int8
+from guidance.memory import AT_ONCE, PLANS, Load, MemoryPlan, choose, in_turn, next_smaller, to_int8
 from guidance.parts import open_parts
 from guidance.prompts import view_prompts
 from guidance.weights import Located, locate
@@ -30,6 +31,7 @@ class PipelineGuidance(DiffusionGuidance):
     Attributes:
         source: The source that was loaded.
         plan: What it gave up for memory.
+        load: What its plan has to carry.
         vram: GB that it was made to fit.
     """
 
@@ -73,20 +75,21 @@ class PipelineGuidance(DiffusionGuidance):
             raise ValueError(f"{self.source} predicts {self.prediction_type}, not {distill.PREDICTION_TYPES}")
         return scheduler.alphas_cumprod.float().to(device)
 
-    def _fit(self, vram: float, encoded: int) -> None:
+    def _fit(self, vram: float, pictures: int, pixels: int = 0) -> None:
         """Give up what `vram` GB ask for, and move the UNet to the device.
 
-        encoded: Pixels of all pictures of a step as the autoencoder reads them, 0 without one.
+        pictures: Of a step; pixels: of each as the autoencoder reads it, 0 without one.
         """
         self.plan, self.vram = PLANS[0], vram
-        self.size = sum(p.numel() for p in self.unet.parameters()), encoded
-        self._follow(choose(vram, *self.size))
+        parameters, prompts = sum(p.numel() for p in self.unet.parameters()), 4 if self.views.perpneg else 2
+        self.load = Load(parameters, pixels, pictures, prompts)
+        self._follow(choose(vram, self.load))
         self.unet.to(self.device, memory_format=torch.channels_last)
 
     @property
     def gigabytes(self) -> float:
         """What a step takes by the plan."""
-        return self.plan.gigabytes(*self.size)
+        return self.plan.gigabytes(self.load)
 
     def describe(self) -> str:
         """The source, and the plan where memory is limited."""
@@ -133,12 +136,19 @@ class PipelineGuidance(DiffusionGuidance):
 
     @torch.no_grad()
     def predict_noise(self, noisy: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
+        return self._planned(self._predict_noise, noisy, timesteps, embeddings, at_once=AT_ONCE)
+
+    def _predict_noise(self, noisy: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
         output = self.unet(noisy.to(self.unet_dtype), timesteps, embeddings.to(self.unet_dtype)).sample
         output = output[:, : noisy.shape[1]].float()  # the others, where there are some, are its variance
         return distill.predicted_noise(output, noisy, self.alphas_cumprod[timesteps], self.prediction_type)
 
+    def _planned(self, function: Callable[..., Tensor], *tensors: Tensor, at_once: int = 1) -> Tensor:
+        """function(*tensors), in turn where the plan says so."""
+        return in_turn(function, *tensors, at_once=at_once) if self.plan.in_turn else function(*tensors)
+
     def economise(self) -> str | None:
-        plan = next_smaller(self.plan)
+        plan = next_smaller(self.plan, self.load)
         if plan is None:
             return None
         self._follow(plan)

@@ -101,9 +101,12 @@ class StableDiffusion(PipelineGuidance):
             self.vae.decoder = None
         if type(self.vae).__name__ == "AutoencoderKL":
             make_lean(self.vae.encoder)
-        self._fit(vram, batch_size * math.prod(self.image_size))
+        self._fit(vram, batch_size, math.prod(self.image_size))
 
     def encode(self, images: Tensor) -> Tensor:
+        return self._planned(self._encode, images)
+
+    def _encode(self, images: Tensor) -> Tensor:
         encoded = self.vae.encode((images * 2 - 1).to(self.vae_dtype))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return (latents.float() - self.shift_factor) * self.scaling_factor
@@ -112,6 +115,9 @@ class StableDiffusion(PipelineGuidance):
     def decode(self, latents: Tensor) -> Tensor:
         if self.vae.decoder is None:
             raise ValueError("pictures were asked of a guidance that was made without them: pass --save_guidance")
+        return self._planned(self._decode, latents)
+
+    def _decode(self, latents: Tensor) -> Tensor:
         latents = latents / self.scaling_factor + self.shift_factor
         return (self.vae.decode(latents.to(self.vae_dtype)).sample.float() + 1).div(2).clamp(0, 1)
 

@@ -108,6 +108,15 @@ def measure(case: Case, rounds: int, device: torch.device, limits: Roofline | No
         yield Row(case.op, case.size, passes, ours, theirs, ratio, spread, rate, share, *peaks.values())
 
 
+def within_memory(rows: Iterator[Row], case: Case) -> Iterator[Row]:
+    """The rows of a case, or a line that says that a GPU has too little memory for it: the others are measured."""
+    try:
+        yield from rows
+    except torch.OutOfMemoryError as error:
+        print(f"{case.op:28}{case.size:44}out of GPU memory: {str(error).splitlines()[0]}", flush=True)
+        torch.cuda.empty_cache()
+
+
 def reached(case: Case, forwards: float, limits: Roofline | None) -> tuple[str, float | None]:
     """What a case does in a second, in words, and its share of the limit; `forwards`: passes worth of work a second."""
     if case.flops:
@@ -170,7 +179,7 @@ def bench(args: argparse.Namespace) -> None:
         if args.op and args.op not in case.op:
             continue
         gc.collect()
-        for row in measure(case, args.rounds, device, limits):
+        for row in within_memory(measure(case, args.rounds, device, limits), case):
             figures = f"{row.ours_ms:10.3f}{row.reference_ms:10.2f}{row.ratio:8.1f}"
             memory = f"  {row.ours_gb:.2f} and {row.reference_gb:.2f} GB" if row.ours_gb else ""
             rate = f"{row.rate}{percent(row.share)}{memory}"

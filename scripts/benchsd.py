@@ -15,25 +15,26 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidance import distill
-from guidance.memory import PLANS
+from guidance.memory import IN_TURN, PLANS
 from guidance.stable_diffusion import StableDiffusion
 from guidance.types import GuidanceBatch
 from live_memory import LiveMemory
 
 SCALE, TIMESTEP = 100.0, 500
+MANY = 4  # pictures of a step with --batch_size
 
 
 def sd_cases(device: torch.device, source: str = "random:sd21", precision: str = "auto") -> Iterator[Case]:
-    """One picture of 64 x 64 as the renderer makes it; then the same with each plan of guidance/memory.py.
+    """One picture of 64 x 64 as the renderer makes it, with each plan of guidance/memory.py; several where it differs.
 
     Args:
         source: Of `guidance.weights.locate`; random weights take the time and the memory of true ones.
         precision: Of StableDiffusion.
     """
-    guidance = StableDiffusion(source, device=device, precision=precision)
+    guidance = StableDiffusion(source, device=device, precision=precision, batch_size=MANY)
     guidance.prepare("a frog")
     plain = Plain(guidance)
-    picture = torch.rand(1, 3, 64, 64, device=device).requires_grad_()
+    picture, many = (torch.rand(count, 3, 64, 64, device=device).requires_grad_() for count in (1, MANY))
     full = torch.rand(1, 3, *guidance.image_size, device=device).requires_grad_()
     noisy = torch.randn(2, *guidance.latent_shape, device=device)
     t, words = torch.full((2,), TIMESTEP, device=device), guidance.prompts.views[:2]
@@ -45,7 +46,11 @@ def sd_cases(device: torch.device, source: str = "random:sd21", precision: str =
     for plan in PLANS:
         while guidance.plan is not plan:
             guidance.economise()
-        yield Case("guidance", plan.name, lambda: step(guidance, picture), peer=lambda: plain.step(picture))
+        if plan is not IN_TURN:  # one picture has no turns to take
+            yield Case("guidance", plan.name, lambda: step(guidance, picture), peer=lambda: plain.step(picture))
+        if not plan.int8:
+            call, peer = lambda: step(guidance, many), lambda: plain.step(many)
+            yield Case(f"guidance, {MANY} pictures", plan.name, call, peer=peer)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def held(source: str = "random:sd21") -> Iterator[Held]:
 @torch.enable_grad()
 def step(guidance: StableDiffusion, picture: Tensor) -> Tensor:
     """The gradient at the picture, as a run takes it."""
-    zero = torch.zeros(1, device=picture.device)
+    zero = torch.zeros(len(picture), device=picture.device)
     generator = torch.Generator().manual_seed(0)
     batch = GuidanceBatch(images=picture, azimuth=zero, elevation=zero, generator=generator, guidance_scale=SCALE)
     return torch.autograd.grad(guidance(batch).loss, picture)[0]
@@ -103,7 +108,8 @@ class Plain:
     @torch.no_grad()
     def unet(self, noisy: Tensor, t: Tensor) -> Tensor:
         with self.autocast():
-            return self.model(noisy.to(self.words.dtype), t, self.words).sample
+            words = self.words.repeat_interleave(len(noisy) // 2, 0)
+            return self.model(noisy.to(words.dtype), t, words).sample
 
     def encode(self, pictures: Tensor) -> Tensor:
         with self.autocast():
@@ -116,7 +122,7 @@ class Plain:
         full = F.interpolate(picture, self.size, mode="bilinear", align_corners=False)
         latents = self.encode(full)
         with torch.no_grad():
-            t = torch.randint(20, 980, (1,), device=picture.device)
+            t = torch.randint(20, 980, (len(picture),), device=picture.device)
             noise = torch.randn_like(latents)
             noisy = distill.add_noise(latents, noise, self.guidance.alphas_cumprod[t])
             uncond, text = self.unet(noisy.repeat(2, 1, 1, 1), t.repeat(2)).float().chunk(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_step_of_the_benchmark_is_that_of_plain_diffusers_for_less(script, t
     from tiny_diffusion import save_pipeline
 
     cases = {f"{case.op} {case.size}": case for case in script.sd_cases(CPU, save_pipeline(tmp_path, "AutoencoderKL"))}
-    assert len(cases) == 2 + 4
+    assert len(cases) == 2 + 4 + 2
     for name, case in cases.items():
         ours, theirs = case.call().detach(), case.peer().detach()
         assert ours.shape == theirs.shape and ours.isfinite().all() and theirs.isfinite().all()
@@ -63,6 +64,8 @@ def test_the_memory_of_a_step_is_counted_without_computing_it(script, tmp_path, 
     weights = sum(path.stat().st_size for path in (tmp_path / "unet").glob("*.safetensors")) / 2e9  # half of float32
     assert rows["UNet", "two prompts"]["ours_read"] == pytest.approx(weights, rel=0.1)
     assert whole["ours_read"] == whole["reference_read"] > small["ours_read"] > whole["ours_read"] / 2
+    many = [row["ours_made"] for (op, _), row in rows.items() if op == "guidance, 4 pictures"]
+    assert len(many) == 2 and min(many) > whole["ours_made"]
     assert 0 < rows["encoder", "16^2"]["ours_made"] < rows["encoder", "16^2"]["reference_made"]
     script.write_markdown([str(report)], page)
     assert "| guidance | whole | " in page.read_text() and "| guidance | whole | " in capsys.readouterr().out
@@ -87,6 +90,18 @@ def test_a_case_is_measured_in_both_passes_and_both_modes(script):
     assert [row.passes for row in rows] == ["forward", "forward+backward"]
     assert set(seen) == {(mode, grad) for mode in ("native", "torch") for grad in (False, True)}
     assert all(0.1 < row.ratio < 10 and 0 <= row.spread < 10 and row.share > 0 for row in rows)
+
+
+def test_a_case_that_a_gpu_has_too_little_memory_for_is_left_out(script, monkeypatch, capsys, tmp_path):
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    made = [script.Case("much", "9", full), script.Case("twice", "3", lambda: torch.ones(3) * 2)]
+    monkeypatch.setattr(script, "GROUPS", {"march": lambda device: iter(made)})
+    monkeypatch.setattr(sys, "argv", ["bench.py", "march", "--rounds", "2", "--json", str(tmp_path / "march.json")])
+    script.main()
+    assert [row["op"] for row in json.loads((tmp_path / "march.json").read_text())["rows"]] == ["twice"]
+    assert re.search(r"much +9 +out of GPU memory: CUDA out of memory. Tried", capsys.readouterr().out)
 
 
 def test_a_rate_is_a_share_of_its_own_limit(script):
