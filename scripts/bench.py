@@ -185,8 +185,14 @@ def bench(args: argparse.Namespace) -> None:
             rate = f"{row.rate}{percent(row.share)}{memory}"
             print(f"{row.op:28}{row.size:44}{row.passes:18}{figures}  {rate}", flush=True)
             report["rows"].append(asdict(row))
+        keep(args, report)  # whatever stops the next case
+
+
+def keep(args: argparse.Namespace, report: dict) -> None:
     if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+        part = Path(args.json).with_suffix(".part")
+        part.write_text(json.dumps(report, indent=1) + "\n")
+        part.replace(args.json)
 
 
 def count(args: argparse.Namespace) -> None:
@@ -197,8 +203,7 @@ def count(args: argparse.Namespace) -> None:
         if args.op in row["op"]:
             print(memory_line(row), flush=True)
             report["rows"].append(row)
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    keep(args, report)
 
 
 def main() -> None:
@@ -217,6 +222,8 @@ def main() -> None:
         write_markdown(args.markdown)
     elif not args.what:
         parser.error(f"say {', '.join(GROUPS)} or --markdown FILE")
+    elif args.what == "field" and args.device != "cpu":
+        parser.error(f"field is an operator of the CPU alone, got --device {args.device}: ops measures those of a GPU")
     elif args.device != "fake":
         bench(args)
     elif args.what == "sd":

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU: build everything, run the tests marked cuda, benchmark, and write one JSON.
+# On a machine with an NVIDIA GPU: build everything, run the tests marked cuda, benchmark, look for bad memory accesses
+# and races in the kernels, and write one JSON.
 #   bash scripts/gpu_check.sh [docs/gpu.json]
-# The exit status is that of the tests; what went wrong is in the JSON too.
+# The exit status is that of the tests; what went wrong in any part is in the JSON, and the others run all the same.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 target=${1:-docs/gpu.json}
@@ -9,43 +10,60 @@ python=${PYTHON:-python}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$work/gpu.txt"
-start=$(date +%s)
-"$python" extension.py 2>&1 | tee "$work/build.txt"
-echo "$(($(date +%s) - start))" > "$work/build_seconds.txt"
-"$python" -m pytest -q tests -m cuda --junitxml "$work/tests.xml" 2>&1 | tee "$work/tests.txt"
-status=${PIPESTATUS[0]}
-"$python" scripts/bench.py ops --device cuda --json "$work/ops.json" 2>&1 | tee "$work/ops.txt"
+declare -A limits=( # seconds of each part; ten minutes together
+  [gpu]=10 [build]=120 [tests]=140
+  [ops]=60 [step]=30 [render]=40 [export]=30 [sd]=70 # march is part of ops, and field has no operator on a GPU
+  [memcheck]=60 [racecheck]=40
+)
+kernels=(test_{adan,freqencoder,gridencoder,gridencoder_module,raymarching,raymarching_composite,shencoder}.py)
+small="opcheck or rules_of_torch or shape3 or -31" # of their tests: every operator, at sizes around a warp
+sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
 
-"$python" scripts/bench.py sd --device cuda --json "$work/sd.json" 2>&1 | tee "$work/sd.txt"
+part() { # part NAME COMMAND...: run it within its limit; its status, its seconds and what it said are kept
+  local name=$1 start=$SECONDS
+  shift
+  echo "== $name"
+  timeout -k 5 "${limits[$name]}" "$@" 2>&1 | tee "$work/$name.txt"
+  local status=${PIPESTATUS[0]}
+  echo "$name $status $((SECONDS - start))" >> "$work/parts.txt"
+  return "$status"
+}
 
-"$python" - "$work" "$target" "$status" <<'END'
+part gpu nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+part build "$python" extension.py
+part tests "$python" -m pytest -q tests -m cuda
+tested=$?
+for name in ops step render export sd; do
+  part "$name" "$python" scripts/bench.py "$name" --device cuda --rounds 5 --json "$work/$name.json"
+done
+export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # a tensor with memory of its own: what lies beyond it is out of bounds
+for tool in memcheck racecheck; do
+  part "$tool" "$sanitizer" --tool "$tool" --error-exitcode 1 --report-api-errors no \
+    "$python" -m pytest -q "${kernels[@]/#/tests/}" -m cuda -k "$small"
+done
+
+"$python" - "$work" "$target" <<'END_OF_REPORT'
 import json
 import sys
 from pathlib import Path
 
-work, target, status = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+work, target = Path(sys.argv[1]), Path(sys.argv[2])
 
 
-def figures(name):
-    """Of a benchmark, or the last it said."""
+def found(name, status, seconds):
+    """Of a part; a benchmark that was stopped has the figures of the cases it had come to."""
+    said = (work / f"{name}.txt").read_text(errors="replace").splitlines()[-20:]
+    report = {"status": int(status), "seconds": int(seconds), "said": said}
     path = work / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else (work / f"{name}.txt").read_text().splitlines()[-5:]
+    return report | ({"figures": json.loads(path.read_text())} if path.exists() else {})
 
 
-report = {
-    "gpu": (work / "gpu.txt").read_text().strip(),
-    "build_seconds": int((work / "build_seconds.txt").read_text()),
-    "build": (work / "build.txt").read_text().splitlines()[-5:],
-    "tests_status": status,
-    "tests": (work / "tests.txt").read_text().splitlines()[-20:],
-    "ops": figures("ops"),
-    "sd": figures("sd"),
-}
+lines = (work / "parts.txt").read_text().splitlines()
+report = {name: found(name, *rest) for name, *rest in map(str.split, lines)}
 target.parent.mkdir(parents=True, exist_ok=True)
 part = target.with_suffix(".part")
 part.write_text(json.dumps(report, indent=2) + "\n")
 part.replace(target)
 print(f"wrote {target}")
-END
-exit "$status"
+END_OF_REPORT
+exit "$tested"

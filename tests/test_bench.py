@@ -71,11 +71,27 @@ def test_the_memory_of_a_step_is_counted_without_computing_it(script, tmp_path, 
     assert "| guidance | whole | " in page.read_text() and "| guidance | whole | " in capsys.readouterr().out
 
 
-def test_only_the_memory_of_the_guidance_is_counted_without_a_device(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench.py", "ops", "--device", "fake"])
+@pytest.mark.parametrize(
+    "what, device, said",
+    [("ops", "fake", "not of ops"), ("field", "cuda", "of the CPU alone, got --device cuda")],
+)
+def test_what_a_device_cannot_measure_is_refused(script, monkeypatch, capsys, what, device, said):
+    monkeypatch.setattr(sys, "argv", ["bench.py", what, "--device", device])
     with pytest.raises(SystemExit, match="2"):
         script.main()
-    assert "not of ops" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_what_stops_one_case_leaves_the_figures_of_those_before(script, monkeypatch, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    made = [script.Case("twice", "3", lambda: torch.ones(3) * 2), script.Case("never", "9", stop)]
+    monkeypatch.setattr(script, "GROUPS", {"march": lambda device: iter(made)})
+    monkeypatch.setattr(sys, "argv", ["bench.py", "march", "--rounds", "2", "--json", str(tmp_path / "march.json")])
+    with pytest.raises(KeyboardInterrupt):
+        script.main()
+    assert [row["op"] for row in json.loads((tmp_path / "march.json").read_text())["rows"]] == ["twice"]
 
 
 def test_a_case_is_measured_in_both_passes_and_both_modes(script):
