@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nerf import build, checkpoint, commands
 from nerf.config import Config
 from nerf.export.files import to_uint8
 from nerf.fields import HashGridField
+from nerf.fields.rays import sift
 from nerf.renderers import RaymarchRenderer, StratifiedRenderer
 from tiny_run import SMALL, STEPS, logged, outputs, weights
 
@@ -57,6 +59,35 @@ def test_a_step_reads_nothing_back(make, options, waits):
         for _ in range(4):
             made.train_step()
     assert dict(seen.found) == waits
+
+
+def test_a_gpu_is_asked_once_where_rays_end(make, monkeypatch):
+    """Beside the one wait of march_rays_train: with the field in parts, as on a GPU, and counted on the CPU."""
+    monkeypatch.setattr("fusedfield.serves", lambda *_: False)
+    monkeypatch.setattr("nerf.fields.base.follow", sift)
+    made = make(latent_iter_ratio=0.0, albedo_iter_ratio=1.0, update_extra_interval=100)
+    made.train_step()
+    with HostWaits() as seen:
+        made.train_step()
+    assert dict(seen.found) == {"nonzero": 1}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_torch_waits_for_the_gpu_once_in_a_step(prior, tmp_path, monkeypatch):
+    """To learn how many samples were reached. The wait of march_rays_train for their number it does not see."""
+    monkeypatch.chdir(tmp_path)
+    options = {"latent_iter_ratio": 0.0, "albedo_iter_ratio": 1.0, "update_extra_interval": 100, "device": "cuda"}
+    made = build.build_trainer(Config().updated({**SMALL, "toybox_dir": prior, **options}), torch.device("cuda", 0))
+    made.train_step(), made.train_step()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            made.train_step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([str(warning.message) for warning in seen if "synchroniz" in str(warning.message)]) == 1
 
 
 def spied(made):

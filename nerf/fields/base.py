@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nerf.fields.rays import follow
+from nerf.fields.rays import follow, sift
 
 NORMAL_MODES = ("finite", "analytic")
 # Rows a CPU takes through an MLP at once. Larger intermediates come from fresh pages of the system each time:
@@ -103,9 +103,10 @@ class Field(nn.Module):
             sigma [K], albedo [K, 3], kept [K]: the samples that were reached, ascending, int64; counts [N]: how many
             each ray has, int32.
         """
+        find = follow if positions.device.type == "cpu" else sift
         if not torch.is_grad_enabled():
-            return follow(self.query, positions, lengths, packed_info, limit)
-        _, kept, counts = follow(lambda x: (self.density(x),), positions, lengths, packed_info, limit)
+            return find(self.query, positions, lengths, packed_info, limit)
+        _, kept, counts = find(lambda x: (self.density(x),), positions, lengths, packed_info, limit)
         return *self.query(positions[kept]), kept, counts
 
     def density(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any field along rays: some samples of each at a time, until it has ended.
+"""Any field along rays, up to where each has ended: all samples on a GPU, some of each at a time on a CPU.
 
 Letters in shapes: N rays, M samples, K of them reached.
 """
@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from raymarching import flatten_rays
+
 QUERY_BLOCK = 1 << 16  # points per query without gradients: bounds memory, and stays near the cache
-CPU_ROUND = 16  # samples of each ray between two looks at which rays have ended
-GPU_ROUND = 1024  # there looking costs more than sampling
+ROUND = 16  # samples of each ray between two looks at which rays have ended
 
 
 def in_blocks(function, x: Tensor):
@@ -35,6 +36,8 @@ def follow(
 ) -> tuple[Tensor, ...]:
     """Evaluate the samples of every ray up to where its optical depth passes `limit`, all rays together.
 
+    For a CPU: it asks again and again which rays have ended, where a GPU would be waited for.
+
     Args:
         evaluate: Positions [K, 3] -> density [K], and more if wanted.
         The others: As for `Field.query_rays`.
@@ -46,8 +49,8 @@ def follow(
     found = [value.new_zeros(len(lengths), *value.shape[1:]) for value in evaluate(positions[:0])]
     depth, counts = lengths.new_zeros(len(count)), torch.zeros_like(count)
     alive = count.nonzero()[:, 0]
-    most = int(count.max()) if len(alive) else 0  # looking there again costs nothing: nonzero has waited already
-    steps = torch.arange(min(CPU_ROUND if lengths.device.type == "cpu" else GPU_ROUND, most), device=lengths.device)
+    most = int(count.max()) if len(alive) else 0
+    steps = torch.arange(min(ROUND, most), device=lengths.device)
     while len(alive):
         inside = steps < count[alive, None]
         index = (first[alive, None] + steps)[inside]
@@ -64,3 +67,29 @@ def follow(
     kept = torch.repeat_interleave(start, counts)
     kept = kept + torch.arange(len(kept), device=kept.device)
     return *(store[kept] for store in found), kept, counts.int()
+
+
+@torch.no_grad()
+def sift(
+    evaluate: Callable[[Tensor], tuple[Tensor, ...]],
+    positions: Tensor,
+    lengths: Tensor,
+    packed_info: Tensor,
+    limit: float,
+) -> tuple[Tensor, ...]:
+    """The same as `follow` from the densities of all samples: for a GPU, which is waited for once, to learn K.
+
+    The depth of all rays is one sum, in float64: in float32 a ray would not notice its samples behind a million others.
+    """
+    found = in_blocks(evaluate, positions)
+    if not len(positions):
+        return *found, torch.zeros(0, dtype=torch.int64, device=lengths.device), torch.zeros_like(packed_info[:, 1])
+    owner = flatten_rays(packed_info, len(positions)).long()
+    ray = owner.clamp(min=0)  # of no use where there is none
+    depth = (found[0] * lengths).double()
+    before = depth.cumsum(0) - depth
+    begin = before[packed_info[:, 0].long().clamp(max=len(before) - 1)]
+    inside = ~(before - begin[ray] > limit) & (owner >= 0)
+    counts = torch.zeros_like(packed_info[:, 1]).scatter_add_(0, ray, inside.to(packed_info.dtype))
+    kept = inside.nonzero()[:, 0]
+    return *(value[kept] for value in found), kept, counts
