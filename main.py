@@ -17,7 +17,7 @@ wait_briefly()
 
 from nerf import checkpoint, cli  # noqa: E402
 from nerf.preflight import check_prior, preflight  # noqa: E402
-from nerf.watch import Stopped  # noqa: E402
+from nerf.watch import Stopped, lacks_memory  # noqa: E402
 from nerf.workspace import claimed  # noqa: E402
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses
@@ -121,7 +121,7 @@ def explain(error: Exception) -> int | None:
         return complain(error, FAILURE)
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return complain("out of GPU memory: use --vram_O, smaller --w and --h, or --batch_size 1", FAILURE)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+    if lacks_memory(error):
         smaller = "smaller --w, --h, --video_size, --mcubes_resolution, or --batch_size 1"
         return complain(f"out of memory: use {smaller}", FAILURE)
     return None

@@ -35,6 +35,7 @@ from nerf.watch import (
     Verdict,
     Watch,
     concerns,
+    lacks_memory,
 )
 
 LOG_INTERVAL = 10  # steps between two looks at the losses: each look waits for the GPU
@@ -138,11 +139,11 @@ class Trainer:
         try:
             with self.ema.swap():
                 self.validate(self.step)
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
             torch.cuda.empty_cache()
-            tqdm.write(
-                f"step {self.step}: out of GPU memory for its pictures, left out: a smaller --video_size takes less"
-            )
+            tqdm.write(f"step {self.step}: out of memory for its pictures, left out: a smaller --video_size takes less")
         self.renderer.train()
 
     def train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
@@ -159,23 +160,26 @@ class Trainer:
             try:
                 if reason is None or self._economise(reason):
                     return self._train_step()
-            except torch.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if not lacks_memory(error):
+                    raise
                 reason = error.with_traceback(None)  # which holds every tensor of the step
             else:
-                guided = any(concerns(reason, prior.device) for prior in self.guidance.values())
-                less = LESS_GUIDED if guided and not concerns(reason, self.device) else LESS_RENDERED
+                guided = any(concerns(reason, prior.device, self.device) for prior in self.guidance.values())
+                rendered = concerns(reason, self.device, self.device)
                 raise OutOfMemory(
-                    f"out of GPU memory in step {self.step + 1}: the same command with {less} goes on from there"
+                    f"out of memory in step {self.step + 1}: the same command with "
+                    f"{LESS_GUIDED if guided and not rendered else LESS_RENDERED} goes on from there"
                 ) from reason
 
-    def _economise(self, reason: torch.OutOfMemoryError) -> bool:
+    def _economise(self, reason: Exception) -> bool:
         """Let one guidance on the GPU that ran out give something up, which may itself run out; False: none can."""
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         for name, prior in self.guidance.items():
-            if concerns(reason, prior.device) and (given_up := prior.economise()):
+            if concerns(reason, prior.device, self.device) and (given_up := prior.economise()):
                 torch.cuda.empty_cache()  # of every GPU; nothing where there is none
-                tqdm.write(f"out of GPU memory in step {self.step + 1}: {name} goes on with less ({given_up})")
+                tqdm.write(f"out of memory in step {self.step + 1}: {name} goes on with less ({given_up})")
                 return True
         return False
 

@@ -32,11 +32,26 @@ class OutOfMemory(Stopped):
     """Of a GPU, with nothing left to give up."""
 
 
-def concerns(error: Exception, device: Any) -> bool:
-    """Whether an OutOfMemoryError of torch is about this torch.device; also where it names no GPU.
+SHORTAGE = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")  # the allocators', CUDA's, and cuBLAS's words
+# Of a compiled operator of this repository: the stable interface to torch keeps none of torch's own words.
+OF_OPERATOR = re.compile(r"aten::(new_empty|new_zeros|contiguous|to)\b.*API call failed", re.DOTALL)
 
-    Its text alone says whose memory it was: "... GPU 1 has a total capacity of ...", "Allocation on device 1 ...".
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, be it a GPU's or the ordinary one. Few are an OutOfMemoryError."""
+    if not isinstance(error, RuntimeError):  # which torch's are
+        return isinstance(error, MemoryError)
+    return any(words.search(str(error)) for words in (SHORTAGE, OF_OPERATOR))
+
+
+def concerns(error: Exception, device: Any, rendered_on: Any) -> bool:
+    """Whether an error about memory is about this torch.device; also where it does not say whose memory it was.
+
+    torch's says so in its text: "... GPU 1 has a total capacity of ...", "Allocation on device 1 ...". Compiled
+    operators do not, but only the renderer has some.
     """
+    if OF_OPERATOR.search(str(error)):
+        return device == rendered_on
     named = re.search(r"\b(?:GPU|device) (\d+)", str(error))
     return named is None or (device.type, device.index or 0) == ("cuda", int(named[1]))
 

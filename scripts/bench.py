@@ -43,6 +43,7 @@ from benchsd import held, sd_cases  # noqa: E402
 
 import cases  # noqa: E402
 import extension  # noqa: E402
+from nerf.watch import lacks_memory  # noqa: E402
 from roofline import Roofline, probe  # noqa: E402
 
 GROUPS = {**GROUPS, "sd": sd_cases}
@@ -109,11 +110,13 @@ def measure(case: Case, rounds: int, device: torch.device, limits: Roofline | No
 
 
 def within_memory(rows: Iterator[Row], case: Case) -> Iterator[Row]:
-    """The rows of a case, or a line that says that a GPU has too little memory for it: the others are measured."""
+    """The rows of a case, or a line that says that there is too little memory for it: the others are measured."""
     try:
         yield from rows
-    except torch.OutOfMemoryError as error:
-        print(f"{case.op:28}{case.size:44}out of GPU memory: {str(error).splitlines()[0]}", flush=True)
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        print(f"{case.op:28}{case.size:44}out of memory: {str(error).splitlines()[0]}", flush=True)
         torch.cuda.empty_cache()
 
 

@@ -213,8 +213,8 @@ def test_too_little_memory_is_one_line_with_a_way_out(monkeypatch, capsys, error
 
 
 def test_what_stops_a_run_is_one_line_and_a_fault_of_this_program_is_none(capsys):
-    assert main.explain(OutOfMemory("out of GPU memory in step 3: ...")) == main.FAILURE
-    assert capsys.readouterr().err == "main.py: out of GPU memory in step 3: ...\n"
+    assert main.explain(OutOfMemory("out of memory in step 3: ...")) == main.FAILURE
+    assert capsys.readouterr().err == "main.py: out of memory in step 3: ...\n"
     assert main.explain(ZeroDivisionError()) is None
 
 
