@@ -62,12 +62,28 @@ def _gradient_norm(optimizer: Optimizer) -> Tensor:
     )
 
 
+@contextmanager
+def _whole_or_none(optimizer: Optimizer) -> Iterator[None]:
+    """What a step began to remember of a parameter is forgotten where it fails: the step may be taken again.
+
+    Memory that runs out for the second average would else leave the first, which is taken for all of them.
+    """
+    known = set(optimizer.state)
+    try:
+        yield
+    except BaseException:
+        for p in optimizer.state.keys() - known:
+            del optimizer.state[p]
+        raise
+
+
 class Adam(torch.optim.Adam):
     """torch's, told what the fused one then skips."""
 
     def step(self) -> None:
         self.found_inf = _found_inf(_gradient_norm(self))
-        super().step()
+        with _whole_or_none(self):
+            super().step()
 
 
 class Adan(Optimizer):
@@ -111,12 +127,13 @@ class Adan(Optimizer):
                 loss = closure()
         norm = _gradient_norm(self)
         self.found_inf, clip = _found_inf(norm), self._clip(norm)
-        for group in self.param_groups:
-            settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
-            for p in group["params"]:
-                if p.grad is not None:
-                    averages = self._averages(p, clip)
-                    adan_update(p, p.grad, *averages, step=self.state[p]["step"], clip=clip, **settings)
+        with _whole_or_none(self):
+            for group in self.param_groups:
+                settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+                for p in group["params"]:
+                    if p.grad is not None:
+                        averages = self._averages(p, clip)
+                        adan_update(p, p.grad, *averages, step=self.state[p]["step"], clip=clip, **settings)
         return loss
 
     def _clip(self, norm: Tensor) -> Tensor:

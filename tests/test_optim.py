@@ -162,6 +162,27 @@ def test_a_gradient_that_is_not_finite_changes_nothing(device, name, value, firs
     assert all(p.isfinite().all() and not torch.equal(p, was) for p, was in zip(parameters, before[0], strict=True))
 
 
+@pytest.mark.parametrize("name", ["adan", "adam"])
+def test_a_first_step_that_runs_out_of_memory_can_be_taken_again(monkeypatch, name):
+    one, other = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    tight, roomy = (get_optimizer(name, [{"params": [p], "lr": 0.1}]) for p in (one, other))
+    one.grad, other.grad = torch.full((3,), 0.5), torch.full((3,), 0.5)
+    zeros_like, asked = torch.zeros_like, []
+
+    def runs_out(*args, **options):
+        asked.append(args)
+        if len(asked) == 2:  # the first average has its memory
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return zeros_like(*args, **options)
+
+    monkeypatch.setattr(torch, "zeros_like", runs_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        tight.step()
+    for _ in range(2):
+        tight.step(), roomy.step()
+    assert torch.equal(one, other) and not torch.equal(one, torch.ones(3))
+
+
 def test_adam_has_the_settings_of_stable_dreamfusion(device):
     gradients = [g[0].double() for g in random_gradients(8, (5,))]
     p = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64, device=device))
