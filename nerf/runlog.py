@@ -86,8 +86,9 @@ def write_run(workspace: Path, phases: Phases, **facts: Any) -> dict[str, Any]:
         "peak_memory_gb": round(_peak_memory() / 1e9, 2),
         **facts,
     }
-    if torch.cuda.is_available():
-        report["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    if torch.cuda.is_available():  # the field and its guidance may each have a GPU
+        peaks = map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))
+        report["peak_gpu_memory_gb"] = {f"cuda:{n}": round(peak / 1e9, 2) for n, peak in enumerate(peaks) if peak}
     write_bytes(workspace / "run.json", (json.dumps(report, indent=2, default=str) + "\n").encode())
     return report
 
