@@ -219,7 +219,7 @@ def build_trainer(config: Config, device: torch.device) -> Trainer:
     """Everything a run needs, at the step its checkpoint is at."""
     training, workspace = config.training, Path(config.run.workspace)
     path = checkpoint.find(workspace, config.run.ckpt)
-    state = checkpoint.load(path, config.fingerprint(), device) if path else None
+    state = checkpoint.load(path, config.fingerprint()) if path else None
     renderer = build_renderer(config, device)
     lr = training.lr * LR_SCALE[training.optim]
     groups = renderer.field.parameter_groups(lr)
@@ -251,7 +251,7 @@ def load_trained(config: Config) -> Renderer:
     extension.set_mode(config.run.ops)
     device = build_device(config.run.device)
     path = checkpoint.find(config.run.workspace, config.run.ckpt)
-    state = checkpoint.load(path, config.fingerprint(), device)
+    state = checkpoint.load(path, config.fingerprint())
     renderer = build_renderer(config, device)
     renderer.load_state_dict({**state["model"], **state["ema"]["average"]})
     return renderer.eval()

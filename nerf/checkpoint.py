@@ -118,8 +118,8 @@ def check(path: str | Path, expected: dict[str, Any], **options: Any) -> dict[st
     return meta
 
 
-def load(path: str | Path, expected: dict[str, Any] | None = None, device: Any = "cpu") -> dict[str, Any]:
-    """The state in a checkpoint, as `save` got it.
+def load(path: str | Path, expected: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The state in a checkpoint, as `save` got it, in ordinary memory: a GPU's is for what a step needs.
 
     Raises:
         ValueError: damaged (every record's checksum is compared), or it disagrees with `expected`, see `check`.
@@ -132,7 +132,7 @@ def load(path: str | Path, expected: dict[str, Any] | None = None, device: Any =
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 raise zipfile.BadZipFile(f"bad checksum of {broken}")
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
         raise _damaged(path, error) from None
 

@@ -127,7 +127,7 @@ class Trainer:
             return False
         rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         self.writer.wait()
-        self.load_state_dict(checkpoint.load(self.good, device=self.device))
+        self.load_state_dict(checkpoint.load(self.good))
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["initial_lr"] = rate / 2  # not of the rate that has decayed meanwhile
         return True

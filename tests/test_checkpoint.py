@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
-from nerf import checkpoint
-from nerf.config import ROOT
+from nerf import build, checkpoint
+from nerf.config import ROOT, Config
 
 META = {"step": 400, "text": "a frog", "architecture": {"num_levels": 12, "bound": 1.0}}
 
@@ -38,6 +38,21 @@ def test_load_gives_back_exactly_what_was_saved(tmp_path):
     path = checkpoint.save(tmp_path, state(), META)
     assert path.name == "step_000400.pt"
     assert flatten(checkpoint.load(path)) == flatten(state())
+
+
+def test_a_run_that_goes_on_loads_its_state_into_ordinary_memory(make, monkeypatch):
+    """Its guidance is planned while the state is there: on the GPU it would take what the plan counts as free."""
+    trainer, places, original = make(), [], torch.load
+    assert trainer.train()
+
+    def spied(*args, map_location, **options):
+        places.append(map_location)
+        return original(*args, map_location=map_location, **options)
+
+    monkeypatch.setattr(torch, "load", spied)
+    config = Config().updated(checkpoint.read_meta(trainer.good)["config"])
+    again = build.build_trainer(config, torch.device("cpu:0"))  # another name than that of ordinary memory
+    assert places == ["cpu"] and again.step == trainer.step
 
 
 def test_torch_load_opens_a_checkpoint_too(tmp_path):
