@@ -1,0 +1,85 @@
+"""The very source of the CUDA kernels, run on the CPU: it passes the tests that the CPU kernels pass.
+
+What an emulation cannot show is said by scripts/gpu_check.sh on a GPU: time, the memory model, and registers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import emulated
+
+TESTS = Path(__file__).parent
+EXTENSIONS = ["gridencoder", "raymarching", "shencoder", "freqencoder", "adan"]  # the longest build first
+FILES = ["gridencoder", "raymarching", "raymarching_composite", "shencoder", "freqencoder", "adan"]
+# What CPU kernels alone promise, and tests that call no kernel.
+OTHERS = "thread or cpu_path_is_named or outside_the_samples or gradcheck or reference_has"
+ORDERS = ["forward", "reverse", "1"]
+
+pytestmark = pytest.mark.skipif(shutil.which(emulated.compiler()) is None, reason="no compiler")
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    return emulated.compile_extensions(EXTENSIONS, tmp_path_factory.mktemp("libraries"))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    library = tmp_path_factory.mktemp("examples") / "examples.so"
+    emulated.compile_library([emulated.EMULATION / "examples.cu"], library)
+    torch.ops.load_library(str(library))
+    return torch.ops.emulation_examples
+
+
+@pytest.fixture(params=ORDERS)
+def order(request, monkeypatch):
+    monkeypatch.setenv("TADPOLE_EMULATION_ORDER", request.param)
+    return request.param
+
+
+def test_kernels_pass_the_tests_of_the_cpu_kernels(libraries, order):
+    files = [str(TESTS / f"test_{name}.py") for name in FILES]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"not ({OTHERS})", *files]
+    environment = os.environ | {"TADPOLE_TEST_LIBRARIES": str(libraries), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-1000:]
+
+
+def test_a_barrier_orders_writing_and_reading_and_a_missing_one_shows(examples, order):
+    x = torch.randn(64)
+    assert torch.equal(examples.reverse(x, True), x.flip(0))
+    assert not torch.equal(examples.reverse(x, False), x.flip(0))
+
+
+def test_results_without_a_barrier_depend_on_the_order(examples, monkeypatch):
+    results = []
+    for order in ORDERS:
+        monkeypatch.setenv("TADPOLE_EMULATION_ORDER", order)
+        results.append(examples.reverse(torch.ones(64), False).nan_to_num())
+    assert not any(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_lanes_exchange_values_and_one_that_never_comes_is_an_error(examples, order):
+    x = torch.randn(32)
+    assert torch.equal(examples.shift(x, 32), torch.cat([x[:1], x[:-1]]))
+    with pytest.raises(RuntimeError, match=r"shift: thread \(\d+, 0, 0\) of block \(0, 0, 0\)"):
+        examples.shift(x, 31)
+    assert torch.equal(examples.shift(x, 32), torch.cat([x[:1], x[:-1]]))  # the failure is over
+
+
+def test_threads_at_two_barriers_are_an_error(examples, order):
+    with pytest.raises(RuntimeError, match="diverge: threads of a block wait at"):
+        examples.diverge(torch.zeros(64))
+
+
+def test_matrix_fragments_are_laid_out_as_the_instructions_want_them(examples):
+    a, b = torch.randn(16, 16).bfloat16(), torch.randn(16, 8).bfloat16()
+    torch.testing.assert_close(examples.product(a, b), a.float().T @ b.float(), rtol=0, atol=1e-5)  # sums of 16
