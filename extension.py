@@ -283,7 +283,7 @@ def _compile(name: str, target: Path, progress: bool) -> None:
 
 
 def use_library(name: str, path: Path) -> bool:
-    """Serve an extension with this library, once a process. False: it does not exist or load (truncated, other libc)."""
+    """Serve an extension with this library, once a process. False: it is missing, truncated or of another libc."""
     try:
         torch.ops.load_library(str(path))
     except OSError:

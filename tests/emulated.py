@@ -1,9 +1,10 @@
-"""Compiles CUDA sources with g++ against tests/cuda_emulation: operators for the CPU that run the kernels themselves."""
+"""Compiles CUDA sources with g++ against tests/cuda_emulation: operators for the CPU that run the very kernels."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def flags() -> list[str]:
     return [*language, *optimise, *extension.DEFINES, *include]
 
 
-def compile_library(sources: list[Path], target: Path, extra: list[str] = []) -> None:
+def compile_library(sources: list[Path], target: Path, extra: Sequence[str] = ()) -> None:
     """One shared library of CUDA and C++ sources and the emulation. Raises subprocess.CalledProcessError."""
     emulation = [EMULATION / "emulation.cpp", EMULATION / "runtime.cpp"]
     libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu", "-lc10"]
@@ -37,7 +38,7 @@ def compile_library(sources: list[Path], target: Path, extra: list[str] = []) ->
     subprocess.run([*command, "-xnone", *libraries, "-o", str(target)], check=True, capture_output=True, text=True)
 
 
-def compile_extension(name: str, folder: Path, extra: list[str] = []) -> None:
+def compile_extension(name: str, folder: Path, extra: Sequence[str] = ()) -> None:
     """<folder>/<name>.so from the CUDA sources and ops.cpp of an extension."""
     sources = Path(extension.ROOT) / name / "csrc"
     compile_library([*sources.glob("cuda*.cu"), sources / "ops.cpp"], folder / f"{name}.so", extra)

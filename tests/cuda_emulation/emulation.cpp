@@ -1,5 +1,6 @@
 #include "emulation.h"
 
+#include <link.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -8,11 +9,9 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <vector>
-
-// The linker marks the ends of the section that __shared__ variables lie in, if there are any.
-extern "C" char __start_shared_variables[] __attribute__((weak)), __stop_shared_variables[] __attribute__((weak));
 
 namespace emulation {
 namespace {
@@ -41,6 +40,7 @@ unsigned alive, at_block;                    // that have not ended; that wait f
 const std::function<void()>* kernel_body;
 std::string error;
 std::vector<std::byte> dynamic_memory;
+std::span<std::byte> variables;  // all that are __shared__
 std::string order;
 std::mt19937 generator;
 
@@ -125,10 +125,29 @@ std::vector<size_t> in_order(size_t count) {
   return numbers;
 }
 
+// __shared__ variables are thread-local ones: the loader keeps those of this library side by side.
+std::span<std::byte> find_variables() {
+  static thread_local char anchor;
+  std::span<std::byte> found(reinterpret_cast<std::byte*>(&anchor), 1);
+  const auto search = [](dl_phdr_info* library, size_t, void* result) {
+    auto& found = *static_cast<std::span<std::byte>*>(result);
+    auto* begin = static_cast<std::byte*>(library->dlpi_tls_data);
+    for (int i = 0; i < library->dlpi_phnum; ++i) {
+      if (begin == nullptr || library->dlpi_phdr[i].p_type != PT_TLS) continue;
+      const std::span all(begin, library->dlpi_phdr[i].p_memsz);
+      if (found.data() >= begin && found.data() < begin + all.size()) found = all;
+    }
+    return 0;
+  };
+  anchor = 0;  // the loader makes room at the first access
+  dl_iterate_phdr(search, &found);
+  return found;
+}
+
 // A thread reads NaN, or -1, from shared memory that nobody has written to.
 void fill_shared_memory() {
   std::fill(dynamic_memory.begin(), dynamic_memory.end(), std::byte{0xff});
-  std::fill(__start_shared_variables, __stop_shared_variables, '\xff');
+  std::fill(variables.begin(), variables.end(), std::byte{0xff});
 }
 
 void describe_waiting() {
@@ -170,11 +189,10 @@ void fail(const std::string& what) {
 void* shared_memory() { return dynamic_memory.data(); }
 
 bool is_shared(const void* begin, size_t bytes) {
-  const auto in = [&](const void* from, const void* to) {
-    return begin >= from && static_cast<const char*>(begin) + bytes <= to;
+  const auto holds = [&](std::span<const std::byte> memory) {
+    return begin >= memory.data() && static_cast<const std::byte*>(begin) + bytes <= memory.data() + memory.size();
   };
-  return in(dynamic_memory.data(), dynamic_memory.data() + dynamic_memory.size()) ||
-         in(__start_shared_variables, __stop_shared_variables);
+  return holds(dynamic_memory) || holds(variables);
 }
 
 void wait_for_block(Site site) {
@@ -216,6 +234,7 @@ std::string run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<
   kernel_body = &body;
   error.clear();
   dynamic_memory.assign(shared_bytes, std::byte{});
+  variables = find_variables();
   prepare(threads);
   choose_order();
   for (const size_t number : in_order(static_cast<size_t>(grid.x) * grid.y * grid.z)) {

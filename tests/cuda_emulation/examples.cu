@@ -9,12 +9,13 @@ namespace {
 constexpr int kThreads = 64;
 
 // The numbers of a block in reverse: right with a barrier between writing and reading only.
+template <unsigned THREADS>
 __global__ void reverse_kernel(const float* in, bool barrier, float* out) {
-  __shared__ float numbers[kThreads];
+  __shared__ float numbers[THREADS];
   const unsigned i = threadIdx.x;
   numbers[i] = in[i];
   if (barrier) __syncthreads();
-  out[i] = numbers[kThreads - 1 - i];
+  out[i] = numbers[THREADS - 1 - i];
 }
 
 // Each lane gets the number of the lane before it; lanes from `lanes` on do not ask, though all are waited for.
@@ -55,7 +56,7 @@ __global__ void product_kernel(const uint4* a, const uint4* b, float* sum) {
 Tensor reverse(const Tensor& in, bool barrier) {
   const CudaScope scope(in);
   Tensor out = torch::stable::new_empty(in, {kThreads});
-  scope.launch("reverse", reverse_kernel, {1, kThreads}, data<float>(checked(in, "in", {kThreads})), barrier,
+  scope.launch("reverse", reverse_kernel<kThreads>, {1, kThreads}, data<float>(checked(in, "in", {kThreads})), barrier,
                data<float>(out));
   return out;
 }

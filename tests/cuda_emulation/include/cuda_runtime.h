@@ -23,8 +23,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __align__(bytes) alignas(bytes)
-#define __shared__ static __attribute__((section("shared_variables")))
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __shared__ static thread_local  // see find_variables()
 
 // ---- The runtime: one device without a clock, whose launches have ended when they return ----
 
