@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,38 +14,55 @@ import torch
 import extension
 
 EMULATION = Path(__file__).parent / "cuda_emulation"
-
-
-def compiler() -> str:
-    return os.environ.get("CXX", "g++")
+EXAMPLES = EMULATION / "examples.cu"
+TORCH = Path(torch.__file__).parent
+COMPILER = os.environ.get("CXX", "g++")
+# What memcheck finds on a GPU: accesses outside of tensors and arrays, and vectors that are not aligned.
+SANITIZERS = ["-fsanitize=address,alignment,bounds", "-fno-sanitize-recover=all", "--param=asan-stack=0", "-g1"]
 
 
 def flags() -> list[str]:
-    """As nvcc does, products are fused with sums wherever the processor can."""
-    torch_folder = Path(torch.__file__).parent
-    include = [f"-I{EMULATION / 'include'}", f"-I{extension.ROOT}", f"-isystem{torch_folder / 'include'}"]
     cpu = Path("/proc/cpuinfo")
-    fused = ["-mfma", "-ffp-contract=fast"] if cpu.exists() and " fma " in cpu.read_text() else []
-    optimise = ["-O1", "-fexpensive-optimizations", *fused]  # the second is what fuses
-    language = ["-xc++", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-DUSE_CUDA"]
-    return [*language, *optimise, *extension.DEFINES, *include]
+    fused = ["-mfma"] if cpu.exists() and " fma " in cpu.read_text() else []
+    # As nvcc does, products are fused with sums. -O1 compiles fastest, the option beside it is what fuses.
+    optimise = ["-O1", "-fexpensive-optimizations", "-ffp-contract=fast", *fused]
+    language = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-DUSE_CUDA", *extension.DEFINES]
+    include = [f"-I{EMULATION / 'include'}", f"-I{extension.ROOT}", f"-isystem{TORCH / 'include'}"]
+    return [*language, *optimise, *include]
 
 
-def compile_library(sources: list[Path], target: Path, extra: Sequence[str] = ()) -> None:
-    """One shared library of CUDA and C++ sources and the emulation. Raises subprocess.CalledProcessError."""
-    emulation = [EMULATION / "emulation.cpp", EMULATION / "runtime.cpp"]
-    libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu", "-lc10"]
-    command = [compiler(), "-shared", *flags(), *extra, *map(str, [*sources, *emulation])]
-    subprocess.run([*command, "-xnone", *libraries, "-o", str(target)], check=True, capture_output=True, text=True)
+def compile_library(sources: Sequence[Path], target: Path, extra: Sequence[str] = ()) -> None:
+    """One shared library of CUDA and C++ sources and the emulation. Raises RuntimeError."""
+    texts = [str(path) for path in (*sources, EMULATION / "emulation.cpp", EMULATION / "runtime.cpp")]
+    libraries = [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
+    command = [COMPILER, "-shared", *flags(), *extra, "-xc++", *texts, "-xnone", *libraries, "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
 
 
-def compile_extension(name: str, folder: Path, extra: Sequence[str] = ()) -> None:
-    """<folder>/<name>.so from the CUDA sources and ops.cpp of an extension."""
-    sources = Path(extension.ROOT) / name / "csrc"
-    compile_library([*sources.glob("cuda*.cu"), sources / "ops.cpp"], folder / f"{name}.so", extra)
+def compile_extensions(names: Sequence[str], folder: Path, extra: Sequence[str] = ()) -> Path:
+    """<folder>/<name>.so of each extension: its CUDA sources and ops.cpp."""
 
+    def compile_one(name: str) -> None:
+        csrc = Path(extension.ROOT) / name / "csrc"
+        compile_library([*sorted(csrc.glob("cuda*.cu")), csrc / "ops.cpp"], folder / f"{name}.so", extra)
 
-def compile_extensions(names: list[str], folder: Path) -> Path:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda name: compile_extension(name, folder), names))
+        list(pool.map(compile_one, names))
     return folder
+
+
+def _of_compiler(name: str) -> str:
+    return subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+
+
+def available() -> bool:
+    """Whether there is a g++ with its sanitizers."""
+    return shutil.which(COMPILER) is not None and os.path.isabs(_of_compiler("libasan.so"))
+
+
+def sanitized() -> dict[str, str]:
+    """The environment of a process that loads libraries made with SANITIZERS: theirs has to come first."""
+    preload = " ".join(map(_of_compiler, ("libasan.so", "libstdc++.so")))
+    return os.environ | {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0"}

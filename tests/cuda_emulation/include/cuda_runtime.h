@@ -4,8 +4,10 @@
 
 #include <math.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "emulation.h"
@@ -180,6 +182,9 @@ inline float2 atomicAdd(float2* address, float2 value) {
 }
 
 // ---- Numbers ----
+
+using std::max;
+using std::min;
 
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __clz(unsigned x) { return std::countl_zero(x); }
