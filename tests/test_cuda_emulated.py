@@ -44,10 +44,12 @@ def order(request, monkeypatch):
     return request.param
 
 
-def test_kernels_pass_the_tests_of_the_cpu_kernels(libraries, order):
-    files = [str(TESTS / f"test_{name}.py") for name in (FILES if order == "forward" else EXCHANGING)]
+@pytest.mark.parametrize("order, names", [("forward", FILES), ("reverse", EXCHANGING)], ids=["forward", "reverse"])
+def test_kernels_pass_the_tests_of_the_cpu_kernels(libraries, order, names):
+    files = [str(TESTS / f"test_{name}.py") for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"not ({OTHERS})", *files]
-    environment = emulated.sanitized() | {"TADPOLE_TEST_LIBRARIES": str(libraries), "OMP_NUM_THREADS": "1"}
+    settings = {"TADPOLE_TEST_LIBRARIES": str(libraries), "TADPOLE_EMULATION_ORDER": order, "OMP_NUM_THREADS": "1"}
+    environment = emulated.sanitized() | settings
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-5000:]
 

@@ -1,12 +1,14 @@
 #include "emulation.h"
 
 #include <link.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <random>
 #include <span>
@@ -16,13 +18,12 @@
 namespace emulation {
 namespace {
 
-constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kStackBytes = 128 << 10;
 
 enum class State { kReady, kAtBlock, kAtLanes, kEnded };
 
 struct Fiber {
   ucontext_t context;
-  std::unique_ptr<char[]> stack;
   State state;
   bool inside = false;  // the kernel
   Site site;            // where it waits
@@ -73,7 +74,9 @@ void release_block() {
     Fiber& fiber = *fibers[t];
     if (fiber.state == State::kEnded) continue;
     if (first == nullptr) first = &fiber;
-    if (!same(first->site, fiber.site)) error = "threads of a block wait at " + text(first->site) + " and at " + text(fiber.site);
+    if (!same(first->site, fiber.site)) {
+      error = "threads of a block wait at " + text(first->site) + " and at " + text(fiber.site);
+    }
     fiber.state = State::kReady;
   }
   at_block = 0;
@@ -98,9 +101,11 @@ void release_block() {
 void prepare(unsigned count) {
   while (fibers.size() < count) {
     auto& fiber = fibers.emplace_back(std::make_unique<Fiber>());
-    fiber->stack.reset(new char[kStackBytes]);
+    void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED) throw std::bad_alloc();
+    mprotect(stack, 4096, PROT_NONE);  // an overflow ends the process at once
     getcontext(&fiber->context);
-    fiber->context.uc_stack = {fiber->stack.get(), 0, kStackBytes};
+    fiber->context.uc_stack = {stack, 0, kStackBytes};
     makecontext(&fiber->context, loop, 0);
   }
 }

@@ -143,6 +143,8 @@ inline int __all_sync(unsigned mask, int predicate, emulation::Site site = emula
   return __ballot_sync(mask, predicate, site) == mask;
 }
 
+[[noreturn]] inline void __trap() { emulation::fail("__trap"); }
+
 // ---- Memory ----
 
 inline void __threadfence() {}
