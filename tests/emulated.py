@@ -1,10 +1,16 @@
-"""Compiles CUDA sources with g++ against tests/cuda_emulation: operators for the CPU that run the very kernels."""
+"""Compiles CUDA sources with g++ against tests/cuda_emulation: operators for the CPU that run the very kernels.
+
+By hand, with any test that takes operators of an extension:
+    PYTHONPATH=. python tests/emulated.py /tmp/libraries raymarching adan
+    TADPOLE_TEST_LIBRARIES=/tmp/libraries TADPOLE_EMULATION_ORDER=reverse python -m pytest tests/test_raymarching.py
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,3 +72,9 @@ def sanitized() -> dict[str, str]:
     """The environment of a process that loads libraries made with SANITIZERS: theirs has to come first."""
     preload = " ".join(map(_of_compiler, ("libasan.so", "libstdc++.so")))
     return os.environ | {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0"}
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    compile_extensions(sys.argv[2:], target)

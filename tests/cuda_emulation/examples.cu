@@ -8,13 +8,16 @@ namespace {
 
 constexpr int kThreads = 64;
 
-// The numbers of a block in reverse: right with a barrier between writing and reading only.
+enum Barrier : int { kNone, kWarp, kBlock };
+
+// The numbers of a block in reverse: right only if the block has a barrier between writing and reading.
 template <unsigned THREADS>
-__global__ void reverse_kernel(const float* in, bool barrier, float* out) {
+__global__ void reverse_kernel(const float* in, Barrier barrier, float* out) {
   __shared__ float numbers[THREADS];
   const unsigned i = threadIdx.x;
   numbers[i] = in[i];
-  if (barrier) __syncthreads();
+  if (barrier == kWarp) __syncwarp();
+  if (barrier == kBlock) __syncthreads();
   out[i] = numbers[THREADS - 1 - i];
 }
 
@@ -53,11 +56,11 @@ __global__ void product_kernel(const uint4* a, const uint4* b, float* sum) {
   for (int i = 0; i < 4; ++i) sum[(group + i / 2 * 8) * 8 + pair + i % 2] = part[i];
 }
 
-Tensor reverse(const Tensor& in, bool barrier) {
+Tensor reverse(const Tensor& in, int64_t barrier) {
   const CudaScope scope(in);
   Tensor out = torch::stable::new_empty(in, {kThreads});
-  scope.launch("reverse", reverse_kernel<kThreads>, {1, kThreads}, data<float>(checked(in, "in", {kThreads})), barrier,
-               data<float>(out));
+  scope.launch("reverse", reverse_kernel<kThreads>, {1, kThreads}, data<float>(checked(in, "in", {kThreads})),
+               static_cast<Barrier>(barrier), data<float>(out));
   return out;
 }
 
@@ -95,7 +98,7 @@ Tensor product(const Tensor& a, const Tensor& b) {
 }  // namespace tadpole
 
 STABLE_TORCH_LIBRARY(emulation_examples, m) {
-  m.def("reverse(Tensor x, bool barrier) -> Tensor");
+  m.def("reverse(Tensor x, int barrier) -> Tensor");
   m.def("shift(Tensor x, int lanes) -> Tensor");
   m.def("diverge(Tensor x) -> Tensor");
   m.def("copy(Tensor x, int count) -> Tensor");
