@@ -44,6 +44,7 @@ __all__ = [
     "set_mode",
     "setup_kwargs",
     "status",
+    "use_library",
     "when_loaded",
 ]
 ROOT = Path(__file__).resolve().parent
@@ -185,7 +186,7 @@ def build(name: str, *, progress: bool = True) -> Path:
 def _find_or_compile(name: str, progress: bool) -> Path:
     """The library beside the package, in the cache, or compiled; loaded."""
     for path in (_beside(name), _cached(name)):
-        if _try_load(name, path):
+        if use_library(name, path):
             return path
     target = _cached(name)
     try:
@@ -202,7 +203,7 @@ def _find_or_compile(name: str, progress: bool) -> Path:
             if progress:
                 print(f"another process is building {name}, waiting for it ...", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if _try_load(name, target):  # built while we waited
+        if use_library(name, target):  # built while we waited
             return target
         target.unlink(missing_ok=True)
         for stale in target.parent.glob(
@@ -281,8 +282,8 @@ def _compile(name: str, target: Path, progress: bool) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _try_load(name: str, path: Path) -> bool:
-    """Whether the library exists and loads; one that does not (truncated, other libc or CUDA) is to be built again."""
+def use_library(name: str, path: Path) -> bool:
+    """Serve an extension with this library, once a process. False: it is missing, truncated or of another libc."""
     try:
         torch.ops.load_library(str(path))
     except OSError:

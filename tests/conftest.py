@@ -1,11 +1,20 @@
-"""Shared by all tests: the devices to run on and the number of threads."""
+"""Shared by all tests: the devices to run on, the number of threads, and TADPOLE_TEST_LIBRARIES, a folder of <name>.so
+that serve in place of the extensions' own (test_cuda_emulated.py)."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+
+import extension
+
+FOLDER = os.environ.get("TADPOLE_TEST_LIBRARIES")
+LIBRARIES = sorted(Path(FOLDER).glob("*.so")) if FOLDER else []
+for library in LIBRARIES:
+    assert extension.use_library(library.stem, library), f"{library} does not load"
 
 if "OMP_NUM_THREADS" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -19,9 +28,11 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
+@pytest.fixture(params=["emulated"] if LIBRARIES else ["baseline", "avx2", "avx512"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every set of instructions that CPU kernels are written for; those this processor lacks are skipped."""
+    if LIBRARIES:
+        return request.param
     import cases
     from gridencoder import grid_encode
 
@@ -37,8 +48,6 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.fixture
 def compiled() -> None:
     """The small world's compiled operators, or the test is skipped."""
-    import extension
-
     if not extension.load("toybox"):
         pytest.skip("no compiler")
 

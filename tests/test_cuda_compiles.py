@@ -13,7 +13,7 @@ import torch
 import extension
 
 ROOT = Path(extension.ROOT)
-SOURCES = sorted(ROOT.glob("*/csrc/*.cu"))
+SOURCES = [*sorted(ROOT.glob("*/csrc/*.cu")), ROOT / "tests" / "cuda_emulation" / "examples.cu"]
 ARCHITECTURES = ("75", "90")  # Turing, the oldest torch's wheels serve, and Hopper
 
 
@@ -21,7 +21,7 @@ def compile_source(source: Path, folder: Path) -> subprocess.CompletedProcess:
     include = Path(torch.__file__).parent / "include"
     targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
     command = ["nvcc", "-c", str(source), "-o", str(folder / f"{source.parts[-3]}-{source.stem}.o"), "-std=c++20"]
-    flags = [*extension.CUDA_FLAGS, *targets, f"-I{ROOT}", f"-I{include}", "-Xcompiler=-fPIC"]
+    flags = [*extension.CUDA_FLAGS, *targets, f"-I{ROOT}", f"-I{include}", "-Xcompiler=-fPIC", "-Werror=all-warnings"]
     return subprocess.run([*command, *flags], capture_output=True, text=True)
 
 

@@ -24,10 +24,9 @@ void adan_update(Tensor p, const Tensor& grad, Tensor average, Tensor difference
   const CudaScope scope(p);
   const Tensor g = torch::stable::contiguous(grad);
   const float* scale = clip ? data<float>(*clip) : nullptr;
-  adan_update_kernel<<<blocks(count, kThreads), kThreads, 0, scope.stream>>>(
-      data<float>(p), data<float>(g), data<float>(average), data<float>(difference), data<float>(square),
-      data<float>(previous), scale, count, AdanSettings(step, lr, beta1, beta2, beta3, eps, weight_decay));
-  scope.check("adan_update_kernel");
+  scope.launch("adan_update", adan_update_kernel, {blocks(count, kThreads), kThreads}, data<float>(p), data<float>(g),
+               data<float>(average), data<float>(difference), data<float>(square), data<float>(previous), scale, count,
+               AdanSettings(step, lr, beta1, beta2, beta3, eps, weight_decay));
 }
 
 }  // namespace

@@ -10,8 +10,7 @@
 //
 // In a .cu file:
 //   CudaScope scope(x);                       // makes x's device current; scope.stream is torch's current stream on it
-//   if (n > 0) kernel<<<blocks(n, 256), 256, 0, scope.stream>>>(...);   // a grid of 0 blocks is a launch error
-//   scope.check("kernel");                    // names the kernel whose launch failed
+//   if (n > 0) scope.launch("f", f_kernel, {blocks(n, 256), 256}, p, n);   // a grid of 0 blocks is a launch error
 //
 // Vector instructions: put TADPOLE_CLONES before a free function with a plain loop, and the compiler emits an AVX-512,
 // an AVX2 and a baseline body of which the loader picks one. Lambdas cannot carry it: let the lambda call such a
@@ -32,8 +31,9 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
-#ifdef __CUDACC__
+#ifdef USE_CUDA
 #include <cuda_runtime.h>
 #define HOST_DEVICE __host__ __device__ __forceinline__
 #else
@@ -89,11 +89,21 @@ const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
 }
 
-#ifdef __CUDACC__
+#ifdef USE_CUDA
 
 inline unsigned blocks(int64_t count, int threads) {
   return static_cast<unsigned>(ceil_div<int64_t>(count, threads));
 }
+
+inline void check(const char* what, cudaError_t error) {
+  STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
+}
+
+struct Launch {
+  dim3 blocks;
+  int threads;
+  size_t shared = 0;  // bytes of dynamic_shared()
+};
 
 // Kernels run on the device of `tensor` and on torch's current stream there, never on the default stream.
 class CudaScope {
@@ -111,9 +121,18 @@ class CudaScope {
   CudaScope(const CudaScope&) = delete;
   CudaScope& operator=(const CudaScope&) = delete;
 
-  void check(const char* kernel) const {
-    const cudaError_t error = cudaGetLastError();
-    STD_TORCH_CHECK(error == cudaSuccess, kernel, ": ", cudaGetErrorString(error));
+  // The arguments are converted to the kernel's parameters. An error names the launch.
+  template <class... Parameters, class... Arguments>
+  void launch(const char* name, void (*kernel)(Parameters...), Launch size, Arguments&&... arguments) const {
+    constexpr size_t kWithoutAsking = 48 << 10;
+    if (size.shared > kWithoutAsking) {
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(size.shared));
+    }
+    cudaLaunchConfig_t config{};
+    config.gridDim = size.blocks, config.blockDim = dim3(size.threads);
+    config.dynamicSmemBytes = size.shared, config.stream = stream;
+    cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+    check(name, cudaGetLastError());
   }
 
   cudaStream_t stream = nullptr;

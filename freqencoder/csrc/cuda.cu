@@ -36,9 +36,8 @@ Tensor freq_encode(const Tensor& x, int64_t degree) {
   const int64_t count = rows.size(0), dims = rows.size(1);
   Tensor out = torch::stable::new_empty(rows, {count, dims * (1 + 2 * degree)});
   if (count * dims == 0) return out;
-  freq_encode_kernel<<<blocks(count * dims, kThreads), kThreads, 0, scope.stream>>>(
-      data<float>(rows), count * dims, static_cast<int>(dims), static_cast<int>(degree), data<float>(out));
-  scope.check("freq_encode_kernel");
+  scope.launch("freq_encode", freq_encode_kernel, {blocks(count * dims, kThreads), kThreads}, data<float>(rows),
+               count * dims, dims, degree, data<float>(out));
   return out;
 }
 
@@ -52,9 +51,8 @@ Tensor freq_encode_backward(const Tensor& grad, const Tensor& encoded, int64_t d
   const int64_t dims = width / (1 + 2 * degree);
   Tensor out = torch::stable::new_empty(e, {count, dims});
   if (count * dims == 0) return out;
-  freq_encode_backward_kernel<<<blocks(count * dims, kThreads), kThreads, 0, scope.stream>>>(
-      data<float>(g), data<float>(e), count * dims, static_cast<int>(dims), static_cast<int>(degree), data<float>(out));
-  scope.check("freq_encode_backward_kernel");
+  scope.launch("freq_encode_backward", freq_encode_backward_kernel, {blocks(count * dims, kThreads), kThreads},
+               data<float>(g), data<float>(e), count * dims, dims, degree, data<float>(out));
   return out;
 }
 

@@ -186,11 +186,10 @@ Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::op
   with_all(x.size(1), table.size(1), along.has_value(), table.scalar_type(),
            [&](auto d, auto c, auto directional, auto t) {
              using T = typename decltype(t)::type;
-             grid_encode_kernel<d.value, c.value, directional.value, T><<<blocks, kThreads, 0, scope.stream>>>(
-                 grid, count, tadpole::data<float>(x), pointer(along), tadpole::data<Row<c.value, T>>(table),
-                 tadpole::data<Row<c.value, float>>(output));
+             scope.launch("grid_encode", grid_encode_kernel<d.value, c.value, directional.value, T>, {blocks, kThreads},
+                          grid, count, tadpole::data<float>(x), pointer(along), tadpole::data<Row<c.value, T>>(table),
+                          tadpole::data<Row<c.value, float>>(output));
            });
-  scope.check("grid_encode");
   return output;
 }
 
@@ -208,12 +207,12 @@ Tensor grid_input_gradient(const Tensor& gradient, const Tensor& inputs, const T
   with_all(x.size(1), table.size(1), along.has_value(), table.scalar_type(),
            [&](auto d, auto c, auto directional, auto t) {
              using T = typename decltype(t)::type;
-             grid_input_gradient_kernel<d.value, c.value, directional.value, T>
-                 <<<tadpole::blocks(count, kThreads), kThreads, 0, scope.stream>>>(
-                     grid, count, tadpole::data<Row<c.value, float>>(g), tadpole::data<float>(x), pointer(along),
-                     tadpole::data<Row<c.value, T>>(table), tadpole::data<float>(output));
+             scope.launch("grid_input_gradient",
+                          grid_input_gradient_kernel<d.value, c.value, directional.value, T>,
+                          {tadpole::blocks(count, kThreads), kThreads}, grid, count,
+                          tadpole::data<Row<c.value, float>>(g), tadpole::data<float>(x), pointer(along),
+                          tadpole::data<Row<c.value, T>>(table), tadpole::data<float>(output));
            });
-  scope.check("grid_input_gradient");
   return output;
 }
 
@@ -231,11 +230,10 @@ Tensor grid_embedding_gradient(const Tensor& gradient, const Tensor& inputs, con
   if (count == 0 || grid.active == 0) return output;
   const dim3 blocks(tadpole::blocks(count, kThreads), grid.active);
   with_all(x.size(1), channels, along.has_value(), ScalarType::Float, [&](auto d, auto c, auto directional, auto) {
-    grid_embedding_gradient_kernel<d.value, c.value, directional.value><<<blocks, kThreads, 0, scope.stream>>>(
-        grid, count, tadpole::data<Row<c.value, float>>(g), tadpole::data<float>(x), pointer(along),
-        tadpole::data<Row<c.value, float>>(output));
+    scope.launch("grid_embedding_gradient", grid_embedding_gradient_kernel<d.value, c.value, directional.value>,
+                 {blocks, kThreads}, grid, count, tadpole::data<Row<c.value, float>>(g), tadpole::data<float>(x),
+                 pointer(along), tadpole::data<Row<c.value, float>>(output));
   });
-  scope.check("grid_embedding_gradient");
   return output;
 }
 
@@ -250,11 +248,10 @@ void grid_total_variation_gradient_(Tensor gradient, const Tensor& inputs, const
   const dim3 blocks(tadpole::blocks(count, kThreads), grid.levels);
   with_all(x.size(1), table.size(1), false, table.scalar_type(), [&](auto d, auto c, auto, auto t) {
     using T = typename decltype(t)::type;
-    grid_total_variation_gradient_kernel<d.value, c.value, T>
-        <<<blocks, kThreads, 0, scope.stream>>>(grid, count, tadpole::data<float>(x), tadpole::data<T>(table),
-                                                static_cast<float>(weight), tadpole::data<float>(gradient));
+    scope.launch("grid_total_variation_gradient_", grid_total_variation_gradient_kernel<d.value, c.value, T>,
+                 {blocks, kThreads}, grid, count, tadpole::data<float>(x), tadpole::data<T>(table), weight,
+                 tadpole::data<float>(gradient));
   });
-  scope.check("grid_total_variation_gradient_");
 }
 
 void grid_weight_decay_gradient_(Tensor gradient, const Tensor& embeddings, double weight, Ints offsets) {
@@ -267,12 +264,12 @@ void grid_weight_decay_gradient_(Tensor gradient, const Tensor& embeddings, doub
     if (rows == 0 || channels == 0) continue;
     with_type(table.scalar_type(), [&](auto t) {
       using T = typename decltype(t)::type;
-      grid_weight_decay_gradient_kernel<T><<<tadpole::blocks(rows * channels, kThreads), kThreads, 0, scope.stream>>>(
-          offsets[l] * channels, offsets[l + 1] * channels, tadpole::data<T>(table),
-          static_cast<float>(2.0 * weight / rows), tadpole::data<float>(gradient));
+      scope.launch("grid_weight_decay_gradient_", grid_weight_decay_gradient_kernel<T>,
+                   {tadpole::blocks(rows * channels, kThreads), kThreads}, offsets[l] * channels,
+                   offsets[l + 1] * channels, tadpole::data<T>(table), 2.0 * weight / rows,
+                   tadpole::data<float>(gradient));
     });
   }
-  scope.check("grid_weight_decay_gradient_");
 }
 
 }  // namespace gridencoder

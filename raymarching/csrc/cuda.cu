@@ -53,11 +53,9 @@ std::tuple<Tensor, Tensor> near_far_from_aabb(const Tensor& rays_o, const Tensor
   const CudaScope scope(o);
   Tensor nears = new_empty(o, {N}), fars = new_empty(o, {N});
   if (N > 0) {
-    near_far_from_aabb_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(
-        data<float>(o), data<float>(d), data<float>(box), static_cast<float>(min_near), N, data<float>(nears),
-        data<float>(fars));
+    scope.launch("near_far_from_aabb", near_far_from_aabb_kernel, {blocks(N, kThreads), kThreads}, data<float>(o),
+                 data<float>(d), data<float>(box), min_near, N, data<float>(nears), data<float>(fars));
   }
-  scope.check("near_far_from_aabb");
   return {nears, fars};
 }
 
@@ -67,10 +65,9 @@ Tensor sph_from_ray(const Tensor& rays_o, const Tensor& rays_d, double radius) {
   const CudaScope scope(o);
   Tensor coordinates = new_empty(o, {N, 2});
   if (N > 0) {
-    sph_from_ray_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(
-        data<float>(o), data<float>(d), static_cast<float>(radius), N, data<float>(coordinates));
+    scope.launch("sph_from_ray", sph_from_ray_kernel, {blocks(N, kThreads), kThreads}, data<float>(o), data<float>(d),
+                 radius, N, data<float>(coordinates));
   }
-  scope.check("sph_from_ray");
   return coordinates;
 }
 
@@ -80,9 +77,9 @@ Tensor morton3D(const Tensor& coords) {
   const CudaScope scope(c);
   Tensor indices = new_empty(c, {N});
   if (N > 0) {
-    morton3D_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(data<int32_t>(c), N, data<int32_t>(indices));
+    scope.launch("morton3D", morton3D_kernel, {blocks(N, kThreads), kThreads}, data<int32_t>(c), N,
+                 data<int32_t>(indices));
   }
-  scope.check("morton3D");
   return indices;
 }
 
@@ -92,10 +89,9 @@ Tensor morton3D_invert(const Tensor& indices) {
   const CudaScope scope(m);
   Tensor coords = new_empty(m, {N, 3});
   if (N > 0) {
-    morton3D_invert_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(data<int32_t>(m), N,
-                                                                               data<int32_t>(coords));
+    scope.launch("morton3D_invert", morton3D_invert_kernel, {blocks(N, kThreads), kThreads}, data<int32_t>(m), N,
+                 data<int32_t>(coords));
   }
-  scope.check("morton3D_invert");
   return coords;
 }
 
@@ -106,10 +102,9 @@ Tensor packbits(const Tensor& grid, double thresh) {
   const CudaScope scope(flat);
   Tensor bits = new_empty(flat, {cells / 8}, ScalarType::Byte);
   if (cells > 0) {
-    packbits_kernel<<<blocks(cells, kThreads), kThreads, 0, scope.stream>>>(
-        data<float>(flat), static_cast<float>(thresh), cells, data<uint8_t>(bits));
+    scope.launch("packbits", packbits_kernel, {blocks(cells, kThreads), kThreads}, data<float>(flat), thresh, cells,
+                 data<uint8_t>(bits));
   }
-  scope.check("packbits");
   return bits;
 }
 
@@ -120,10 +115,9 @@ Tensor flatten_rays(const Tensor& packed_info, int64_t M) {
   Tensor owners = new_empty(packed, {M});
   torch::stable::fill_(owners, -1.0);
   if (N > 0) {
-    flatten_rays_kernel<<<blocks(N, kRaysPerBlock), kThreads, 0, scope.stream>>>(data<int32_t>(packed), N, M,
-                                                                                 data<int32_t>(owners));
+    scope.launch("flatten_rays", flatten_rays_kernel, {blocks(N, kRaysPerBlock), kThreads}, data<int32_t>(packed), N,
+                 M, data<int32_t>(owners));
   }
-  scope.check("flatten_rays");
   return owners;
 }
 

@@ -72,12 +72,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_rays_train(const Te
   Tensor weights = new_zeros(sigmas, {M}), transmittance = new_zeros(sigmas, {M});
   Tensor opacity = new_empty(sigmas, {N}), depth = new_empty(sigmas, {N}), rgb = new_empty(sigmas, {N, channels});
   if (N > 0) {
-    composite_rays_train_kernel<<<blocks(N, kRaysPerBlock), kThreads, 0, scope.stream>>>(
-        data<float>(sigmas), data<float>(rgbs), data<float>(ts), data<int32_t>(packed), N, M, channels,
-        static_cast<float>(min_transmittance), data<float>(weights), data<float>(opacity), data<float>(depth),
-        data<float>(rgb), data<float>(transmittance));
+    scope.launch("composite_rays_train", composite_rays_train_kernel, {blocks(N, kRaysPerBlock), kThreads},
+                 data<float>(sigmas), data<float>(rgbs), data<float>(ts), data<int32_t>(packed), N, M, channels,
+                 min_transmittance, data<float>(weights), data<float>(opacity), data<float>(depth), data<float>(rgb),
+                 data<float>(transmittance));
   }
-  scope.check("composite_rays_train");
   return {weights, opacity, depth, rgb, transmittance};
 }
 
@@ -117,11 +116,11 @@ std::tuple<Tensor, Tensor> composite_rays_train_backward(const std::optional<Ten
   const CudaScope scope(in.rgbs);
   Tensor grad_sigmas = new_zeros(in.rgbs, {in.M}), grad_rgbs = new_zeros(in.rgbs, {in.M, in.channels});
   if (in.rays > 0) {
-    composite_rays_train_backward_kernel<<<blocks(in.rays, kRaysPerBlock), kThreads, 0, scope.stream>>>(
-        in.gradients(), data<float>(in.rgbs), data<float>(in.ts), data<int32_t>(in.packed), data<float>(in.weights),
-        data<float>(in.transmittance), in.rays, in.M, in.channels, data<float>(grad_sigmas), data<float>(grad_rgbs));
+    scope.launch("composite_rays_train_backward", composite_rays_train_backward_kernel,
+                 {blocks(in.rays, kRaysPerBlock), kThreads}, in.gradients(), data<float>(in.rgbs), data<float>(in.ts),
+                 data<int32_t>(in.packed), data<float>(in.weights), data<float>(in.transmittance), in.rays, in.M,
+                 in.channels, data<float>(grad_sigmas), data<float>(grad_rgbs));
   }
-  scope.check("composite_rays_train_backward");
   return {grad_sigmas, grad_rgbs};
 }
 
@@ -135,10 +134,9 @@ void composite_rays(Tensor rays_alive, Tensor rays_t, const Tensor& sigmas_, con
   PieceTensors piece(rays_alive, rays_t, sigmas_, rgbs_, ts_, opacity, depth, image, n_step);
   const CudaScope scope(piece.rays_t);
   if (piece.slots > 0) {
-    composite_rays_kernel<<<blocks(piece.slots, kThreads), kThreads, 0, scope.stream>>>(
-        piece.state(), piece.slots, piece.rays, static_cast<float>(min_transmittance));
+    scope.launch("composite_rays", composite_rays_kernel, {blocks(piece.slots, kThreads), kThreads}, piece.state(),
+                 piece.slots, piece.rays, min_transmittance);
   }
-  scope.check("composite_rays");
 }
 
 }  // namespace raymarching

@@ -67,23 +67,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o
   int64_t M = 0;
   if (N > 0) {
     Tensor total = new_empty(in.origins, {1}, ScalarType::Long);
-    count_samples_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(source, in.grid, in.lattice, N,
-                                                                             data<int32_t>(packed_info));
-    prefix_sum_kernel<<<1, kScanThreads, 0, scope.stream>>>(N, data<int32_t>(packed_info), data<int64_t>(total));
-    scope.check("march_rays_train");
+    scope.launch("count_samples", count_samples_kernel, {blocks(N, kThreads), kThreads}, source, in.grid, in.lattice,
+                 N, data<int32_t>(packed_info));
+    scope.launch("prefix_sum", prefix_sum_kernel, {1, kScanThreads}, N, data<int32_t>(packed_info),
+                 data<int64_t>(total));
     // The one wait: how much memory to ask for.
     cudaMemcpyAsync(&M, data<int64_t>(total), sizeof(M), cudaMemcpyDeviceToHost, scope.stream);
-    const cudaError_t error = cudaStreamSynchronize(scope.stream);
-    STD_TORCH_CHECK(error == cudaSuccess, "march_rays_train: ", cudaGetErrorString(error));
+    tadpole::check("march_rays_train", cudaStreamSynchronize(scope.stream));
     STD_TORCH_CHECK(M <= INT32_MAX, "march_rays_train: more than 2^31 samples: march fewer rays at a time");
   }
   Tensor xyzs = new_empty(in.origins, {M, 3}), dirs = new_empty(in.origins, {M, 3}), ts = new_empty(in.origins, {M, 2});
   if (M > 0) {
     const SampleSink sink{data<float>(xyzs), data<float>(dirs), data<float>(ts)};
-    write_samples_kernel<<<blocks(N, kThreads), kThreads, 0, scope.stream>>>(source, in.grid, in.lattice, N,
-                                                                             data<int32_t>(packed_info), sink);
+    scope.launch("write_samples", write_samples_kernel, {blocks(N, kThreads), kThreads}, source, in.grid, in.lattice,
+                 N, data<int32_t>(packed_info), sink);
   }
-  scope.check("march_rays_train");
   return {xyzs, dirs, ts, packed_info};
 }
 
@@ -108,10 +106,9 @@ std::tuple<Tensor, Tensor, Tensor> march_rays(const Tensor& rays_alive, const Te
   Tensor xyzs = new_empty(in.origins, {M, 3}), dirs = new_empty(in.origins, {M, 3}), ts = new_empty(in.origins, {M, 2});
   if (M > 0) {
     const SampleSink sink{data<float>(xyzs), data<float>(dirs), data<float>(ts)};
-    march_rays_kernel<<<blocks(slots, kThreads), kThreads, 0, scope.stream>>>(
-        RaySource(in), in.grid, in.lattice, in.rays(), slots, data<int32_t>(alive), data<float>(from), n_step, sink);
+    scope.launch("march_rays", march_rays_kernel, {blocks(slots, kThreads), kThreads}, RaySource(in), in.grid,
+                 in.lattice, in.rays(), slots, data<int32_t>(alive), data<float>(from), n_step, sink);
   }
-  scope.check("march_rays");
   return {xyzs, dirs, ts};
 }
 

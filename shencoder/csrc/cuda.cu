@@ -55,9 +55,8 @@ Tensor sh_encode(const Tensor& directions, int64_t degree) {
   float* rows = data<float>(out);
   const Norms norms = make_norms();
   for_degree(degree, [&]<int DEGREE>() {
-    sh_encode_kernel<DEGREE><<<blocks(points, kThreads), kThreads, 0, scope.stream>>>(in, points, norms, rows);
+    scope.launch("sh_encode", sh_encode_kernel<DEGREE>, {blocks(points, kThreads), kThreads}, in, points, norms, rows);
   });
-  scope.check("sh_encode_kernel");
   return out;
 }
 
@@ -74,10 +73,9 @@ Tensor sh_encode_backward(const Tensor& grad, const Tensor& directions, int64_t 
   float* rows = data<float>(out);
   const Norms norms = make_norms();
   for_degree(degree, [&]<int DEGREE>() {
-    sh_encode_backward_kernel<DEGREE>
-        <<<blocks(points, kThreads), kThreads, 0, scope.stream>>>(incoming, in, points, norms, rows);
+    scope.launch("sh_encode_backward", sh_encode_backward_kernel<DEGREE>, {blocks(points, kThreads), kThreads},
+                 incoming, in, points, norms, rows);
   });
-  scope.check("sh_encode_backward_kernel");
   return out;
 }
 

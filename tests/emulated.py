@@ -1,0 +1,80 @@
+"""Compiles CUDA sources with g++ against tests/cuda_emulation: operators for the CPU that run the very kernels.
+
+By hand, with any test that takes operators of an extension:
+    PYTHONPATH=. python tests/emulated.py /tmp/libraries raymarching adan
+    TADPOLE_TEST_LIBRARIES=/tmp/libraries TADPOLE_EMULATION_ORDER=reverse python -m pytest tests/test_raymarching.py
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+import extension
+
+EMULATION = Path(__file__).parent / "cuda_emulation"
+EXAMPLES = EMULATION / "examples.cu"
+TORCH = Path(torch.__file__).parent
+COMPILER = os.environ.get("CXX", "g++")
+# What memcheck finds on a GPU: accesses outside of tensors and arrays, and vectors that are not aligned.
+SANITIZERS = ["-fsanitize=address,alignment,bounds", "-fno-sanitize-recover=all", "--param=asan-stack=0", "-g1"]
+
+
+def flags() -> list[str]:
+    cpu = Path("/proc/cpuinfo")
+    fused = ["-mfma"] if cpu.exists() and " fma " in cpu.read_text() else []
+    # As nvcc does, products are fused with sums. -O1 compiles fastest, the option beside it is what fuses.
+    optimise = ["-O1", "-fexpensive-optimizations", "-ffp-contract=fast", *fused]
+    language = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-DUSE_CUDA", *extension.DEFINES]
+    include = [f"-I{EMULATION / 'include'}", f"-I{extension.ROOT}", f"-isystem{TORCH / 'include'}"]
+    return [*language, *optimise, *include]
+
+
+def compile_library(sources: Sequence[Path], target: Path, extra: Sequence[str] = ()) -> None:
+    """One shared library of CUDA and C++ sources and the emulation. Raises RuntimeError."""
+    texts = [str(path) for path in (*sources, EMULATION / "emulation.cpp", EMULATION / "runtime.cpp")]
+    libraries = [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
+    command = [COMPILER, "-shared", *flags(), *extra, "-xc++", *texts, "-xnone", *libraries, "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+
+
+def compile_extensions(names: Sequence[str], folder: Path, extra: Sequence[str] = ()) -> Path:
+    """<folder>/<name>.so of each extension: its CUDA sources and ops.cpp."""
+
+    def compile_one(name: str) -> None:
+        csrc = Path(extension.ROOT) / name / "csrc"
+        compile_library([*sorted(csrc.glob("cuda*.cu")), csrc / "ops.cpp"], folder / f"{name}.so", extra)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, names))
+    return folder
+
+
+def _of_compiler(name: str) -> str:
+    return subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+
+
+def available() -> bool:
+    """Whether there is a g++ with its sanitizers."""
+    return shutil.which(COMPILER) is not None and os.path.isabs(_of_compiler("libasan.so"))
+
+
+def sanitized() -> dict[str, str]:
+    """The environment of a process that loads libraries made with SANITIZERS: theirs has to come first."""
+    preload = " ".join(map(_of_compiler, ("libasan.so", "libstdc++.so")))
+    return os.environ | {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0"}
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    compile_extensions(sys.argv[2:], target)
