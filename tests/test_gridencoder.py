@@ -40,6 +40,17 @@ def test_sizes_match_reference(device, points):
         assert_near(actual, expected)
 
 
+@pytest.mark.parametrize("points", [31, 257, 1000])
+def test_samples_along_a_ray_match_reference(device, points):
+    """Runs of neighbours in one cell, of all lengths: a kernel may add their gradients together."""
+    case, t = Case(device=device), torch.linspace(0.01, 0.99, points, device=device)
+    x = torch.stack([t, 0.3 + 0.1 * t, t * t], 1)
+    x[points // 3], x[-5, 0] = 2.0, 1.5  # outside, in the middle of a run; the second beside a cell of its neighbours
+    given = first_derivatives(case.encode, x, case.table), first_derivatives(case.reference, x, case.table)
+    for actual, expected in zip(*given, strict=True):
+        assert_near(actual, expected, 3e-5)  # many more points to a row
+
+
 @pytest.mark.parametrize("points", [1, 31, 1000])
 @pytest.mark.parametrize("rows", [512, 2**16])  # in the first cache, and large enough to be prefetched
 @pytest.mark.parametrize("interpolation", ["linear", "smoothstep"])

@@ -5,40 +5,9 @@
 // deterministic.
 #include <torch/csrc/stable/library.h>
 
-#include "gridencoder/csrc/host.h"
+#include "gridencoder/csrc/cuda_encode.h"
 
 namespace gridencoder {
-
-using F = float;
-using U = uint32_t;
-
-HOST_DEVICE U to_node(F x) { return static_cast<U>(x); }
-HOST_DEVICE F to_float(U x) { return static_cast<F>(x); }
-__device__ __forceinline__ F rounded_product(float a, F b) { return __fmul_rn(a, b); }
-
-// The maths of the cell runs on the device only.
-#pragma push_macro("HOST_DEVICE")
-#undef HOST_DEVICE
-#define HOST_DEVICE __device__ __forceinline__
-#include "gridencoder/csrc/cell.h"
-#pragma pop_macro("HOST_DEVICE")
-
-constexpr int kThreads = 256;
-
-template <int D, bool Directional>
-__device__ __forceinline__ void load_point(const float* inputs, const float* directions, int64_t n, float* x,
-                                           float* direction) {
-  for (int d = 0; d < D; ++d) {
-    x[d] = inputs[n * D + d];
-    if (Directional) direction[d] = directions[n * D + d];
-  }
-}
-
-// One load for the C channels of a row.
-template <int C, class T>
-struct alignas(C * sizeof(T) < 16 ? C * sizeof(T) : 16) Row {
-  T channel[C];
-};
 
 template <int D, int C, bool Directional, class T>
 __global__ void __launch_bounds__(kThreads)
@@ -52,16 +21,7 @@ __global__ void __launch_bounds__(kThreads)
   float x[D], direction[D];
   load_point<D, Directional>(inputs, directions, n, x, direction);
   Row<C, float> sum = {};
-  if (l < grid.active && inside(x, D)) {
-    const Cell<D> cell = locate<D>(grid, level, x);
-    float weight[1 << D];
-    corner_weights<D, Directional>(cell, direction, -1, weight);
-#pragma unroll
-    for (int k = 0; k < 1 << D; ++k) {
-      const Row<C, T> row = embeddings[level.offset + corner_row<D>(level, cell, k)];
-      for (int c = 0; c < C; ++c) sum.channel[c] += weight[k] * static_cast<float>(row.channel[c]);
-    }
-  }
+  if (l < grid.active && inside(x, D)) sum = encoded<D, C, Directional>(grid, level, x, direction, embeddings);
   output[n * grid.levels + l] = sum;
 }
 
@@ -95,44 +55,6 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   for (int d = 0; d < D; ++d) output[n * D + d] = sum[d];
-}
-
-template <int C>
-__device__ __forceinline__ void add_row(Row<C, float>* to, const Row<C, float>& value) {
-#if __CUDA_ARCH__ >= 900
-  if constexpr (C % 2 == 0) {
-    for (int c = 0; c < C; c += 2) {
-      atomicAdd(reinterpret_cast<float2*>(to->channel + c), make_float2(value.channel[c], value.channel[c + 1]));
-    }
-  } else {
-    atomicAdd(to->channel, value.channel[0]);
-  }
-#else
-  for (int c = 0; c < C; ++c) atomicAdd(to->channel + c, value.channel[c]);
-#endif
-}
-
-template <int D, int C, bool Directional>
-__global__ void __launch_bounds__(kThreads)
-    grid_embedding_gradient_kernel(const __grid_constant__ Grid grid, int64_t count,
-                                   const Row<C, float>* __restrict__ gradient, const float* __restrict__ inputs,
-                                   const float* __restrict__ directions, Row<C, float>* __restrict__ output) {
-  const int64_t n = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (n >= count) return;
-  const int l = blockIdx.y;
-  const Level& level = grid.level[l];
-  float x[D], direction[D], weight[1 << D];
-  load_point<D, Directional>(inputs, directions, n, x, direction);
-  if (!inside(x, D)) return;
-  const Cell<D> cell = locate<D>(grid, level, x);
-  const Row<C, float> g = gradient[n * grid.levels + l];
-  corner_weights<D, Directional>(cell, direction, -1, weight);
-#pragma unroll
-  for (int k = 0; k < 1 << D; ++k) {
-    Row<C, float> value;
-    for (int c = 0; c < C; ++c) value.channel[c] = weight[k] * g.channel[c];
-    add_row<C>(output + level.offset + corner_row<D>(level, cell, k), value);
-  }
 }
 
 template <int D, int C, class T>
@@ -231,8 +153,8 @@ Tensor grid_embedding_gradient(const Tensor& gradient, const Tensor& inputs, con
   const dim3 blocks(tadpole::blocks(count, kThreads), grid.active);
   with_all(x.size(1), channels, along.has_value(), ScalarType::Float, [&](auto d, auto c, auto directional, auto) {
     scope.launch("grid_embedding_gradient", grid_embedding_gradient_kernel<d.value, c.value, directional.value>,
-                 {blocks, kThreads}, grid, count, tadpole::data<Row<c.value, float>>(g), tadpole::data<float>(x),
-                 pointer(along), tadpole::data<Row<c.value, float>>(output));
+                 {blocks, kThreads}, grid, count, tadpole::data<Row<c.value, float>>(g), grid.levels, 1,
+                 tadpole::data<float>(x), pointer(along), tadpole::data<Row<c.value, float>>(output));
   });
   return output;
 }
