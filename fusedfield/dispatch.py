@@ -13,29 +13,47 @@ from gridencoder.grid import active_levels
 from . import reference
 
 ACTIVATIONS = ("none", "exp", "softplus")  # in the order of csrc/field.h
-MAX_LAYERS, MAX_WIDTH = 8, 256
-PAD = 16  # the encoding is saved for a whole number of so many samples
+PAD = 16  # on a CPU the encoding is saved for a whole number of so many samples
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
-def serves(positions: Tensor, embeddings: Tensor, layers: Layers, mixed: bool = False) -> bool:
+def serves(positions: Tensor, embeddings: Tensor, layers: Layers, mixed: bool = False, rays: bool = False) -> bool:
     """Whether the compiled operators take these arguments; builds them on first use.
 
-    They are made for CPUs, float32, grids of 3 dimensions and 2 features a level, 2 to 8 layers of up to 256 channels,
-    and give no gradient in the positions; `mixed` asks for AVX-512 BF16.
+    They are made for float32, grids of 3 dimensions and 2 features a level, and give no gradient in the positions.
+
+    - On a CPU: 2 to 8 layers of up to 256 channels; `mixed` asks for AVX-512 BF16.
+    - On CUDA, from compute capability 8.0 on: up to 16 levels, 2 or 3 layers, 32 or 64 channels in each between them;
+      samples along rays (`rays`, of field_query_rays) are not served.
     """
     tensors = [positions, embeddings, *(tensor for layer in layers for tensor in layer)]
+    device = positions.device
     return (
-        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+        device.type in SERVES
+        and all(tensor.device == device and tensor.dtype == torch.float32 for tensor in tensors)
         and positions.shape[1] == 3
         and embeddings.shape[1] == 2
-        and 2 <= len(layers) <= MAX_LAYERS
-        and all(max(weight.shape) <= MAX_WIDTH for weight, _ in layers)
         and not (positions.requires_grad and torch.is_grad_enabled())
         and extension.serves("fusedfield", positions)
-        and (not mixed or torch.ops.fusedfield.has_bf16())
+        and SERVES[device.type](device, [weight.shape[1] for weight, _ in layers], mixed, rays)
     )
+
+
+def _serves_cpu(device: torch.device, inputs: list[int], mixed: bool, rays: bool) -> bool:
+    return 2 <= len(inputs) <= 8 and max(inputs) <= 256 and (not mixed or torch.ops.fusedfield.has_bf16())
+
+
+def _serves_cuda(device: torch.device, inputs: list[int], mixed: bool, rays: bool) -> bool:
+    return tensor_cores_serve(inputs, rays) and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def tensor_cores_serve(inputs: list[int], rays: bool) -> bool:
+    """Whether csrc/cuda.cu has kernels for layers of so many inputs."""
+    return not rays and len(inputs) in (2, 3) and inputs[0] <= 32 and set(inputs[1:]) in ({32}, {64})
+
+
+SERVES = {"cpu": _serves_cpu, "cuda": _serves_cuda}  # by type of device: layers of so many inputs each
 
 
 def dispatch(
@@ -63,7 +81,7 @@ def dispatch(
     )
     active = active_levels(max_level, len(resolutions))
     hashed, smoothstep = gridtype == "hash", interpolation == "smoothstep"
-    if not serves(positions, embeddings, layers, mixed):
+    if not serves(positions, embeddings, layers, mixed, rays=name == "field_query_rays"):
         return getattr(reference, name)(
             *samples,
             embeddings,
@@ -132,23 +150,25 @@ def _check(name, positions, embeddings, layers, offsets, resolutions, gridtype, 
 
 
 def _register() -> None:
-    def encoding(positions, count, active, save):
+    def encoding(positions, count, active, mixed, save):
+        if positions.device.type == "cuda":
+            return positions.new_empty(count * active * (1 if mixed else 2) if save else 0)
         return positions.new_empty((count + PAD - 1) // PAD * PAD * 2 * active if save else 0)
 
     @torch.library.register_fake("fusedfield::field_query")
     def _(positions, embeddings, parameters, *options):
-        active, outputs, save = options[5], *options[-2:]
+        active, mixed, outputs, save = options[5], *options[-3:]
         count = positions.shape[0]
         of_samples = positions.new_empty(count), positions.new_empty(count, outputs - 1)
-        return *of_samples, encoding(positions, count, active, save)
+        return *of_samples, encoding(positions, count, active, mixed, save)
 
     @torch.library.register_fake("fusedfield::field_query_rays")
     def _(positions, lengths, packed_info, limit, embeddings, parameters, *options):
-        active, outputs, save = options[5], *options[-2:]
+        active, mixed, outputs, save = options[5], *options[-3:]
         count = torch.library.get_ctx().new_dynamic_size()  # known only when the rays have been followed
         kept = positions.new_empty(count, dtype=torch.int64), packed_info.new_empty(packed_info.shape[0])
         of_samples = positions.new_empty(count), positions.new_empty(count, outputs - 1)
-        return *of_samples, *kept, encoding(positions, count, active, save)
+        return *of_samples, *kept, encoding(positions, count, active, mixed, save)
 
     @torch.library.register_fake("fusedfield::field_query_backward")
     def _(sigma_gradient, albedo_gradient, saved, positions, embeddings, parameters, *options):

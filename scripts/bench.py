@@ -225,8 +225,6 @@ def main() -> None:
         write_markdown(args.markdown)
     elif not args.what:
         parser.error(f"say {', '.join(GROUPS)} or --markdown FILE")
-    elif args.what == "field" and args.device != "cpu":
-        parser.error(f"field is an operator of the CPU alone, got --device {args.device}: ops measures those of a GPU")
     elif args.device != "fake":
         bench(args)
     elif args.what == "sd":

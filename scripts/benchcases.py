@@ -13,6 +13,7 @@ from torch.nn import Module
 import cases
 import extension
 import freqencoder
+import fusedfield
 import gridencoder
 import raymarching
 import shencoder
@@ -44,8 +45,7 @@ class Case:
 def operator_cases(device: torch.device) -> Iterator[Case]:
     """Every operator at the sizes of a training step (64 x 64 pixels, about 0.2 M samples)."""
     yield from grid_cases(device)
-    if device.type == "cpu":  # no other device has the operator
-        yield from field_cases()
+    yield from field_cases(device)
     yield from ray_cases(device)
     yield adan_case(device)
     directions = cases.directions(2**16, device=device).requires_grad_()
@@ -79,28 +79,31 @@ def grid_cases(device: torch.device) -> Iterator[Case]:
         yield Case("grid_total_variation_", f"2^{exponent} points, random", lambda add=add: (add(), sums)[1], rows=rows)
 
 
-def field_cases() -> Iterator[Case]:
-    """The default field, and that of the Toybox preset: 3 layers of 64 channels, smoothstep."""
+def field_cases(device: torch.device) -> Iterator[Case]:
+    """The default field, and the levels of the Toybox preset's: 3 layers of 64 channels, smoothstep."""
     sizes = {
         "L8 T2^15": {"num_levels": 8, "log2_hashmap_size": 15, "base_resolution": 8, "desired_resolution": 96},
         "L16 T2^19": {},
     }
-    yield from layer_cases()
+    if device.type == "cpu":
+        yield from layer_cases()
     for name, layout in sizes.items():
-        field = HashGridField(**layout, blob_density=4.0, blob_radius=2.0)  # rays end within it
+        field = HashGridField(**layout, blob_density=4.0, blob_radius=2.0).to(device)  # rays end within it
         table = field.encoder.embeddings
-        table.data = 2 * cases.points(*table.shape) - 1
+        table.data = 2 * cases.points(*table.shape, device=device) - 1
         for order, make in (("random", cases.points), ("along rays", cases.points_on_rays)):
-            x = make(2**18) * 2 - 1
+            x = make(2**18, device=device) * 2 - 1
             query = lambda x=x, field=field: field.query(x)  # noqa: E731
             parts = lambda x=x, field=field: NetworkField.evaluate(field, x, 4, "exp", False)  # noqa: E731
             size, parameters = f"2^18 points, {order}, {name}", tuple(field.parameters())
             flops = 2.0 * len(x) * sum(layer.weight.numel() for layer in field.mlp.layers)
             yield Case("field_query", size, query, parameters, flops=flops)
             yield Case("field_query, parts", size, query, parameters, parts)
-            if extension.load("fusedfield") and torch.ops.fusedfield.has_bf16():
+            if fusedfield.serves(x, table, [(layer.weight, layer.bias) for layer in field.mlp.layers], mixed=True):
                 mixed = lambda x=x, field=field: field.evaluate(x, 4, "exp", True)  # noqa: E731
                 yield Case("field_query, bf16", size, mixed, parameters, query, flops, bf16=True)
+        if device.type != "cpu":  # no other device has the operator
+            continue
         place = cases.points_on_rays(2**18) * 2 - 1, *cases.intervals_on_rays(2**18), 9.3
         rays = lambda place=place, field=field: field.query_rays(*place)[:2]  # noqa: E731
         rounds = lambda place=place, field=field: Field.query_rays(field, *place)[:2]  # noqa: E731
@@ -234,7 +237,7 @@ def around(count: int, side: int, device: torch.device) -> Cameras:
 
 GROUPS: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "ops": operator_cases,
-    "field": lambda device: field_cases(),
+    "field": field_cases,
     "march": ray_cases,
     **{part: functools.partial(run_cases, part) for part in PARTS},
 }

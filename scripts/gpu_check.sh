@@ -12,10 +12,10 @@ trap 'rm -rf "$work"' EXIT
 
 declare -A limits=( # seconds of each part; ten minutes together
   [gpu]=10 [build]=120 [tests]=140
-  [ops]=60 [step]=30 [render]=40 [export]=30 [sd]=70 # march is part of ops, and field has no operator on a GPU
+  [ops]=60 [step]=30 [render]=40 [export]=30 [sd]=70 # field and march are part of ops
   [memcheck]=60 [racecheck]=40
 )
-kernels=(test_{adan,freqencoder,gridencoder,gridencoder_module,raymarching,raymarching_composite,shencoder}.py)
+kernels=(test_{adan,freqencoder,fusedfield_cuda,gridencoder,gridencoder_module,raymarching,raymarching_composite,shencoder}.py)
 small="opcheck or rules_of_torch or shape3 or -31" # of their tests: every operator, at sizes around a warp
 sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
 

@@ -27,6 +27,11 @@ class Case:
         self.options = {"bound": 1.5, "activation": "exp", "blob_density": 2.0, "blob_radius": 0.5, "outputs": 4}
         self.options["mixed"] = mixed
 
+    def to(self, device):
+        self.table = self.table.to(device)
+        self.layers = [tuple(tensor.to(device) for tensor in layer) for layer in self.layers]
+        return self
+
     def query(self, x, table, layers, *, max_level=None, **options):
         options = self.options | options
         return fusedfield.field_query(

@@ -71,15 +71,11 @@ def test_the_memory_of_a_step_is_counted_without_computing_it(script, tmp_path, 
     assert "| guidance | whole | " in page.read_text() and "| guidance | whole | " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "what, device, said",
-    [("ops", "fake", "not of ops"), ("field", "cuda", "of the CPU alone, got --device cuda")],
-)
-def test_what_a_device_cannot_measure_is_refused(script, monkeypatch, capsys, what, device, said):
-    monkeypatch.setattr(sys, "argv", ["bench.py", what, "--device", device])
+def test_what_a_device_cannot_measure_is_refused(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.py", "ops", "--device", "fake"])
     with pytest.raises(SystemExit, match="2"):
         script.main()
-    assert said in capsys.readouterr().err
+    assert "not of ops" in capsys.readouterr().err
 
 
 def test_what_stops_one_case_leaves_the_figures_of_those_before(script, monkeypatch, tmp_path):

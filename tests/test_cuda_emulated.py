@@ -15,9 +15,10 @@ import torch
 import emulated
 
 TESTS = Path(__file__).parent
-EXTENSIONS = ["gridencoder", "raymarching", "shencoder", "freqencoder", "adan"]  # the longest build first
-EXCHANGING = ["raymarching", "raymarching_composite"]  # tests of kernels whose threads wait for each other
-FILES = [*EXCHANGING, "gridencoder", "shencoder", "freqencoder", "adan"]
+EXTENSIONS = ["gridencoder", "fusedfield", "raymarching", "shencoder", "freqencoder", "adan"]  # the longest build first
+# Tests of kernels whose threads wait for each other.
+EXCHANGING = ["raymarching", "raymarching_composite", "fusedfield_cuda"]
+FILES = [*EXCHANGING, "gridencoder", "shencoder", "freqencoder", "adan", "fields"]
 # What CPU kernels alone promise, and what runs no kernel.
 OTHERS = "thread or cpu_path_is_named or outside_the_samples or gradcheck or reference_has"
 ORDERS = ["forward", "reverse", "1"]

@@ -48,4 +48,15 @@ __device__ __forceinline__ void load_transposed(uint32_t (&words)[2], const void
 #endif
 }
 
+// Two numbers rounded to the nearest bfloat16.
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  uint32_t both = 0;
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+#else
+  __trap();
+#endif
+  return both;
+}
+
 }  // namespace tadpole

@@ -73,7 +73,7 @@ class HashGridField(GridField):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As of every field, but where there is an operator for it every sample is evaluated once."""
         operands, options = self._operands()
-        if not fusedfield.serves(positions, *operands[:2], self.mixed):
+        if not fusedfield.serves(positions, *operands[:2], self.mixed, rays=True):
             return super().query_rays(positions, lengths, packed_info, limit)
         options |= {"activation": self.density_activation, "mixed": self.mixed}
         return fusedfield.field_query_rays(positions, lengths, packed_info, limit, *operands, **options)

@@ -75,4 +75,12 @@ inline void load_transposed(uint32_t (&words)[2], const void* row, emulation::Si
   emulation::load_matrices(words, row, site);
 }
 
+inline uint32_t pack_bf16(float low, float high) {
+  const auto rounded = [](float x) {
+    const uint32_t bits = std::bit_cast<uint32_t>(x);
+    return x != x ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;  // to the nearest, ties to even
+  };
+  return rounded(low) | rounded(high) << 16;
+}
+
 }  // namespace tadpole
