@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guidance import distill
 from guidance.diffusion import DiffusionGuidance
+from guidance.graphs import Recorded, cuda_graph
 from guidance.layout import Family
 from guidance.memory import AT_ONCE, PLANS, Load, MemoryPlan, choose, in_turn, next_smaller, to_int8
 from guidance.parts import open_parts
@@ -32,6 +33,7 @@ class PipelineGuidance(DiffusionGuidance):
         source: The source that was loaded.
         plan: What it gave up for memory.
         load: What its plan has to carry.
+        unet_pass: The UNet, started as one CUDA graph on a GPU unless its `recorder` is taken away.
         vram: GB that it was made to fit.
     """
 
@@ -61,6 +63,7 @@ class PipelineGuidance(DiffusionGuidance):
         from diffusers import UNet2DConditionModel
 
         self.unet = self.parts.load(UNet2DConditionModel, "unet", dtype)
+        self.unet_pass = Recorded(self._unet_pass, cuda_graph if torch.device(device).type == "cuda" else None)
         self.unet.eval().requires_grad_(False)  # still in ordinary memory, where there is room to make it smaller
         scheduler = self.parts.scheduler()
         self.prediction_type = prediction_type or scheduler.config.prediction_type
@@ -139,9 +142,12 @@ class PipelineGuidance(DiffusionGuidance):
         return self._planned(self._predict_noise, noisy, timesteps, embeddings, at_once=AT_ONCE)
 
     def _predict_noise(self, noisy: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
-        output = self.unet(noisy.to(self.unet_dtype), timesteps, embeddings.to(self.unet_dtype)).sample
+        output = self.unet_pass(noisy.to(self.unet_dtype), timesteps, embeddings.to(self.unet_dtype))
         output = output[:, : noisy.shape[1]].float()  # the others, where there are some, are its variance
         return distill.predicted_noise(output, noisy, self.alphas_cumprod[timesteps], self.prediction_type)
+
+    def _unet_pass(self, noisy: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
+        return self.unet(noisy, timesteps, embeddings).sample
 
     def _planned(self, function: Callable[..., Tensor], *tensors: Tensor, at_once: int = 1) -> Tensor:
         """function(*tensors), in turn where the plan says so."""
@@ -160,6 +166,7 @@ class PipelineGuidance(DiffusionGuidance):
         factor = self.image_size[0] // self.latent_shape[1]
         sides = [round(side * ratio) for side in self.latent_shape[1:]]
         self.latent_shape, self.image_size = (self.latent_shape[0], *sides), tuple(factor * side for side in sides)
+        self.unet_pass.forget()  # of other shapes, and of weights where they were
         self.plan = plan  # before what may run out of memory itself: the next plan goes on with it
         if plan.int8:
             to_int8(self.unet)

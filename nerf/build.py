@@ -164,6 +164,8 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
             rescale=options.cfg_rescale,
             space=options.distill_space,
         )
+        if options.eager:
+            prior.unet_pass.recorder = None
         prior.prepare(text, negative)
         priors[name] = prior
         left -= prior.gigabytes

@@ -42,6 +42,11 @@ def sd_cases(device: torch.device, source: str = "random:sd21", precision: str =
     yield Case(
         "UNet", "two prompts", lambda: guidance.predict_noise(noisy, t, words), peer=lambda: plain.unet(noisy, t)
     )
+    if device.type == "cuda":
+        eager = lambda: guidance.unet_pass.function(noisy.to(guidance.unet_dtype), t, words.to(guidance.unet_dtype))  # noqa: E731
+        yield Case(
+            "UNet, eager", "two prompts", lambda: guidance.predict_noise(noisy, t, words), peer=torch.no_grad()(eager)
+        )
     yield Case("encoder", side, lambda: guidance.encode(full), (full,), lambda: plain.encode(full))
     for plan in PLANS:
         while guidance.plan is not plan:

@@ -1,0 +1,83 @@
+"""A frozen model as one launch: what it does for tensors of a shape is recorded once and played from then on.
+
+A UNet is some thousand kernels, which Python starts one by one; a fast GPU is through with each before the next one
+comes. A CUDA graph starts them all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+WARM_UP = 2  # passes before the recording: libraries choose their kernels and take their memory in them
+Function = Callable[..., Tensor]
+Recorder = Callable[[Function, tuple[Tensor, ...]], tuple[Callable[[], None], Tensor]]
+
+
+def cuda_graph(function: Function, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], None], Tensor]:
+    """Record function(*inputs), which must neither wait for the GPU nor draw random numbers.
+
+    Returns: what plays it again on what `inputs` hold by then, and the tensor that it leaves the result in.
+    """
+    with torch.cuda.device(inputs[0].device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                function(*inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # What other threads do meanwhile, such as writing a checkpoint, is no part of it and no error.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = function(*inputs)
+    return graph.replay, result
+
+
+class Recorded:
+    """A function of tensors, without gradient; what it does for each shape is recorded when that comes again.
+
+    Where a recording fails, one line says so, and the function is called as it is from then on. What it reads beside
+    its arguments, weights for one, must stay where it is: `forget` when it has moved.
+
+    Args:
+        function: Its result depends on its arguments' values alone, and is a tensor of its own.
+        recorder: `cuda_graph`, or another in its place; None: nothing is recorded.
+    """
+
+    def __init__(self, function: Function, recorder: Recorder | None):
+        self.function, self.recorder = function, recorder
+        self.forget()
+
+    def forget(self) -> None:
+        """Give the recordings up, and their memory."""
+        self.recordings: dict[tuple, tuple[tuple[Tensor, ...], Callable[[], None], Tensor]] = {}
+        self.seen: set[tuple] = set()
+
+    @torch.no_grad()
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        if shapes in self.seen and shapes not in self.recordings and self.recorder is not None:
+            self._record(shapes, tensors)
+        self.seen.add(shapes)
+        if shapes not in self.recordings:
+            return self.function(*tensors)
+        inputs, play, result = self.recordings[shapes]
+        for place, tensor in zip(inputs, tensors, strict=True):
+            place.copy_(tensor)
+        play()
+        return result.clone()  # the next time overwrites it
+
+    def _record(self, shapes: tuple, tensors: tuple[Tensor, ...]) -> None:
+        inputs = tuple(tensor.clone() for tensor in tensors)
+        try:
+            self.recordings[shapes] = inputs, *self.recorder(self.function, inputs)
+        except torch.OutOfMemoryError:
+            raise  # something larger than this is given up then
+        except RuntimeError as error:
+            log.warning("no CUDA graph (%s): kernels are started one by one", str(error).splitlines()[0])
+            self.recorder = None
+            self.forget()
