@@ -71,7 +71,7 @@ def test_kernels_are_checked_by_the_sanitizer_on_path_or_of_cuda_home(check, tmp
     tools = re.findall(r"compute-sanitizer --tool (\w+) .* -m pytest .* -m cuda -k ", asked)
     assert tools == ["memcheck", "racecheck"] and (tmp_path / "caching").read_text() == "1\n"
     files = re.findall(r"tests/\w+\.py", asked)
-    assert len(files) == 2 * 7 and all((SCRIPT.parents[1] / path).is_file() for path in files)
+    assert len(files) == 2 * 8 and all((SCRIPT.parents[1] / path).is_file() for path in files)
 
 
 def test_all_parts_together_fit_ten_minutes():
