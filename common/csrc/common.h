@@ -124,20 +124,37 @@ class CudaScope {
   // The arguments are converted to the kernel's parameters. An error names the launch.
   template <class... Parameters, class... Arguments>
   void launch(const char* name, void (*kernel)(Parameters...), Launch size, Arguments&&... arguments) const {
-    constexpr size_t kWithoutAsking = 48 << 10;
-    if (size.shared > kWithoutAsking) {
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(size.shared));
-    }
+    allow_shared(name, kernel, size.shared);
     cudaLaunchConfig_t config{};
     config.gridDim = size.blocks, config.blockDim = dim3(size.threads);
     config.dynamicSmemBytes = size.shared, config.stream = stream;
-    cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
-    check(name, cudaGetLastError());
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+    cudaGetLastError();  // it is reported here, and not by whoever asks next
+    check(name, error);
+  }
+
+  // How many blocks of such a launch the device runs at a time.
+  template <class... Parameters>
+  int64_t at_once(const char* name, void (*kernel)(Parameters...), int threads, size_t shared) const {
+    allow_shared(name, kernel, shared);
+    int device = 0, processors = 0, blocks = 0;
+    check(name, cudaGetDevice(&device));
+    check(name, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    check(name, cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared));
+    return static_cast<int64_t>(processors) * blocks;
   }
 
   cudaStream_t stream = nullptr;
 
  private:
+  template <class Kernel>
+  void allow_shared(const char* name, Kernel* kernel, size_t bytes) const {
+    constexpr size_t kWithoutAsking = 48 << 10;
+    if (bytes <= kWithoutAsking) return;
+    constexpr auto kMost = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    check(name, cudaFuncSetAttribute(kernel, kMost, static_cast<int>(bytes)));
+  }
+
   CUDAGuardHandle guard_ = nullptr;
 };
 

@@ -16,8 +16,7 @@ namespace fusedfield {
 
 using gridencoder::Row;
 using tadpole::CudaScope;
-
-constexpr int64_t kForwardBlocks = 528, kBackwardBlocks = 264;  // at most, each of which reads the weights
+using tadpole::Launch;
 
 __global__ void __launch_bounds__(gridencoder::kThreads)
     unit_kernel(int64_t count, float bound, const float* __restrict__ positions, float* __restrict__ unit) {
@@ -123,6 +122,14 @@ struct Setup {
     return {reinterpret_cast<const Word*>(tadpole::data<float>(words)), grid.active, count};
   }
 
+  // Of a kernel that takes kBlockRows samples a block and goes on to others: one wave, each of which reads the weights.
+  template <class Kernel>
+  Launch launch(const char* name, Kernel* kernel, size_t shared) const {
+    const int64_t tiles = tadpole::ceil_div<int64_t>(count, kBlockRows);
+    const int64_t blocks = std::min(tiles, scope.at_once(name, kernel, kThreads, shared));
+    return {static_cast<unsigned>(blocks), kThreads, shared};
+  }
+
   // The positions in the unit cube.
   Tensor unit() const {
     Tensor points = torch::stable::new_empty(x, {count, 3});
@@ -158,10 +165,8 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
                  reinterpret_cast<Word*>(tadpole::data<float>(words)));
   with_shape(widths, mixed, [&](auto shape) {
     using S = decltype(shape);
-    const int64_t tiles = tadpole::ceil_div<int64_t>(s.count, kBlockRows);
-    s.scope.launch("field_kernel", field_kernel<S>,
-                   {static_cast<unsigned>(std::min(tiles, kForwardBlocks)), kThreads, S::kWeightBytes}, s.field, s.count,
-                   s.columns(), tadpole::data<float>(s.weights), s.encoding(words), s.positions(),
+    const Launch size = s.launch("field_kernel", field_kernel<S>, S::kWeightBytes);
+    s.scope.launch("field_kernel", field_kernel<S>, size, s.field, s.count, s.columns(), tadpole::data<float>(s.weights), s.encoding(words), s.positions(),
                    tadpole::data<float>(sigma), tadpole::data<float>(albedo));
   });
   return {sigma, albedo, save ? words : nothing};
@@ -179,22 +184,24 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
   const Tensor a = tadpole::checked(albedo_gradient, "fusedfield: gradient of albedo", {s.count, outputs - 1});
   const Tensor words = tadpole::checked(saved, "fusedfield: saved", {s.words()});
   Tensor table = torch::stable::new_zeros(s.x, {s.table.size(0), 2});
-  Tensor flat = torch::stable::new_zeros(s.x, {s.weights.size(0)});
-  if (s.count == 0) return {table, flat};
-  const int64_t rows = std::min(tadpole::ceil_div<int64_t>(s.count, kBlockRows), kBackwardBlocks);
+  if (s.count == 0) return {table, torch::stable::new_zeros(s.x, {s.weights.size(0)})};
+  Tensor flat = torch::stable::new_empty(s.x, {s.weights.size(0)});
   const int64_t parameter_count = s.weights.size(0);
-  Tensor sums = torch::stable::new_empty(s.x, {rows, parameter_count});
   Tensor gradient = torch::stable::new_empty(s.x, {s.grid.active, s.count, 2});
   with_shape(widths, mixed, [&](auto shape) {
     using S = decltype(shape);
-    s.scope.launch("field_backward_kernel", field_backward_kernel<S>,
-                   {static_cast<unsigned>(rows), kThreads, S::kWeightBytes + Kept<S>::kBytes}, s.field, s.count,
-                   s.columns(), parameter_count, tadpole::data<float>(s.weights), s.encoding(words), s.positions(),
+    constexpr size_t kShared = S::kWeightBytes + Kept<S>::kBytes;
+    static_assert(kShared <= 99 << 10, "compute capability 8.6 has no more for a block");
+    const Launch size = s.launch("field_backward_kernel", field_backward_kernel<S>, kShared);
+    Tensor sums = torch::stable::new_empty(s.x, {size.blocks.x, parameter_count});
+    s.scope.launch("field_backward_kernel", field_backward_kernel<S>, size, s.field, s.count, s.columns(),
+                   parameter_count, tadpole::data<float>(s.weights), s.encoding(words), s.positions(),
                    Cotangents{tadpole::data<float>(g), tadpole::data<float>(a)},
                    reinterpret_cast<float2*>(tadpole::data<float>(gradient)), tadpole::data<float>(sums));
+    s.scope.launch("add_rows_kernel", add_rows_kernel, {tadpole::blocks(parameter_count, kThreads), kThreads},
+                   size.blocks.x, parameter_count, tadpole::data<float>(std::as_const(sums)),
+                   tadpole::data<float>(flat));
   });
-  s.scope.launch("add_rows_kernel", add_rows_kernel, {tadpole::blocks(parameter_count, kThreads), kThreads}, rows,
-                 parameter_count, tadpole::data<float>(std::as_const(sums)), tadpole::data<float>(flat));
   const Tensor unit = s.unit();
   const dim3 blocks(tadpole::blocks(s.count, gridencoder::kThreads), s.grid.active);
   s.scope.launch("grid_embedding_gradient_kernel", gridencoder::grid_embedding_gradient_kernel<3, 2, false>,

@@ -42,13 +42,11 @@ struct WeightSums {
 
   template <class G, class X>
   __device__ void add(const G& gradient, const X& inputs) {
-    constexpr int Parts = sizeof(decltype(inputs.right_transposed(0, 0))) / sizeof(Word) / 2;
-    Right<Parts> ones = {};
-    ones.word[0][0] = ones.word[0][1] = 0x3f803f80u;
+    constexpr Word kOnes[2] = {0x3f803f80u, 0x3f803f80u};
 #pragma unroll
     for (int k = 0; k < kBlockRows / 16; ++k) {
       const auto left = gradient.left_transposed(k, row());
-      bias.add(left, ones);
+      for (const auto& part : left.word) mma_bf16(bias.sum, part, kOnes);
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) weight[i].add(left, inputs.right_transposed(k, column() + i));
     }

@@ -20,7 +20,6 @@ constexpr int kWarp = 32, kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kRows = 16;                    // samples of a warp
 constexpr int kBlockRows = kWarps * kRows;  // samples of a block
 constexpr int kColumns = 8;                  // channels of a product
-constexpr int kGap = 8;                      // numbers between two rows in shared memory: neighbours in other banks
 
 using Word = uint32_t;  // two neighbouring bf16
 using Half = uint16_t;  // one, in memory
@@ -63,6 +62,7 @@ struct Sums {
 // Rows of bf16 in shared memory, `Width` numbers each, Parts matrices one behind the other.
 template <int Rows, int Width, int Parts>
 struct Matrix {
+  static constexpr int kGap = Width < 16 ? 0 : 8;  // numbers between rows, so that 8 of them lie in different banks
   static constexpr int kRow = Width + kGap, kPart = Rows * kRow, kHalves = Parts * kPart;
   Half* start;
 

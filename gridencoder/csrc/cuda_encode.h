@@ -83,14 +83,15 @@ class Runs {
     const unsigned first = ~__ballot_sync(kAllLanes, same);
     const unsigned behind = first & ~((2u << lane_) - 1u);
     end_ = behind != 0 ? __ffs(static_cast<int>(behind)) - 1 : kWarp;
-    worthwhile_ = __popc(first) <= kWarp / 2;
-    adds_ = mine && !(worthwhile_ && same);
+    const bool worthwhile = __popc(first) <= kWarp / 2;
+    adds_ = mine && !(worthwhile && same);
+    steps_ = worthwhile ? 1 : 0;
+    while (worthwhile && __any_sync(kAllLanes, lane_ + steps_ < end_)) steps_ *= 2;
   }
 
   // What this lane has to add for a row, where it adds(): the sum of its run, where runs are long enough.
   __device__ float sum(float value) const {
-    if (!worthwhile_) return value;
-    for (int step = 1; __any_sync(kAllLanes, lane_ + step < end_); step *= 2) {
+    for (int step = 1; step < steps_; step *= 2) {
       const float next = __shfl_down_sync(kAllLanes, value, step);
       if (lane_ + step < end_) value += next;
     }
@@ -100,7 +101,8 @@ class Runs {
 
  private:
   int lane_, end_;  // the lane behind this run
-  bool worthwhile_, adds_;
+  int steps_;       // no run is longer, and 0 where they are too short
+  bool adds_;
 };
 
 // `gradient`: that of point n on level l lies at n * per_point + l * per_level.
