@@ -63,7 +63,7 @@ def test_a_step_reads_nothing_back(make, options, waits):
 
 def test_a_gpu_is_asked_once_where_rays_end(make, monkeypatch):
     """Beside the one wait of march_rays_train: with the field in parts, as on a GPU, and counted on the CPU."""
-    monkeypatch.setattr("fusedfield.serves", lambda *_: False)
+    monkeypatch.setattr("fusedfield.serves", lambda *_, **__: False)
     monkeypatch.setattr("nerf.fields.base.follow", sift)
     made = make(latent_iter_ratio=0.0, albedo_iter_ratio=1.0, update_extra_interval=100)
     made.train_step()

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from raymarching import flatten_rays
 
-QUERY_BLOCK = 1 << 16  # points per query without gradients: bounds memory, and stays near the cache
+CPU_BLOCK, GPU_BLOCK = 1 << 16, 1 << 18  # points per query without gradients: bounds memory; stays near a CPU's cache
 ROUND = 16  # samples of each ray between two looks at which rays have ended
 
 
 def in_blocks(function, x: Tensor):
     """Call `function` on x [M, 3]; without gradients block by block. Returns what it returns, a tensor or a tuple."""
-    if torch.is_grad_enabled() or len(x) <= QUERY_BLOCK:
+    size = CPU_BLOCK if x.device.type == "cpu" else GPU_BLOCK
+    if torch.is_grad_enabled() or len(x) <= size:
         return function(x)
-    parts = [function(block) for block in x.split(QUERY_BLOCK)]
+    parts = [function(block) for block in x.split(size)]
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
@@ -80,13 +81,14 @@ def sift(
     """The same as `follow` from the densities of all samples: for a GPU, which is waited for once, to learn K.
 
     The depth of all rays is one sum, in float64: in float32 a ray would not notice its samples behind a million others.
+    No sample counts for more than ends its ray, or as NaN, so that none has a say in where the others end.
     """
     found = in_blocks(evaluate, positions)
     if not len(positions):
         return *found, torch.zeros(0, dtype=torch.int64, device=lengths.device), torch.zeros_like(packed_info[:, 1])
     owner = flatten_rays(packed_info, len(positions)).long()
     ray = owner.clamp(min=0)  # of no use where there is none
-    depth = (found[0] * lengths).double()
+    depth = (found[0] * lengths).double().nan_to_num(nan=0.0).clamp(max=2 * limit + 1)
     before = depth.cumsum(0) - depth
     begin = before[packed_info[:, 0].long().clamp(max=len(before) - 1)]
     inside = ~(before - begin[ray] > limit) & (owner >= 0)
