@@ -18,23 +18,31 @@ Function = Callable[..., Tensor]
 Recorder = Callable[[Function, tuple[Tensor, ...]], tuple[Callable[[], None], Tensor]]
 
 
-def cuda_graph(function: Function, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], None], Tensor]:
-    """Record function(*inputs), which must neither wait for the GPU nor draw random numbers.
+class CudaGraphs:
+    """Records functions as CUDA graphs, which share their memory: no two of them are played at the same time."""
 
-    Returns: what plays it again on what `inputs` hold by then, and the tensor that it leaves the result in.
-    """
-    with torch.cuda.device(inputs[0].device):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                function(*inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # What other threads do meanwhile, such as writing a checkpoint, is no part of it and no error.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = function(*inputs)
-    return graph.replay, result
+    def __init__(self) -> None:
+        self.stream: torch.cuda.Stream | None = None
+
+    def __call__(self, function: Function, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], None], Tensor]:
+        """Record function(*inputs), which must neither wait for the GPU nor draw random numbers.
+
+        Returns: what plays it again on what `inputs` hold by then, and the tensor that it leaves the result in.
+        """
+        with torch.cuda.device(inputs[0].device):
+            if self.stream is None:
+                self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+            current = torch.cuda.current_stream()
+            self.stream.wait_stream(current)
+            with torch.cuda.stream(self.stream):  # left whatever happens, as torch.cuda.graph leaves its own not
+                for _ in range(WARM_UP):
+                    function(*inputs)
+                graph = torch.cuda.CUDAGraph()
+                # What other threads do meanwhile, such as writing a checkpoint, is no part of it and no error.
+                with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
+                    result = function(*inputs)
+            current.wait_stream(self.stream)
+        return graph.replay, result
 
 
 class Recorded:
@@ -45,17 +53,25 @@ class Recorded:
 
     Args:
         function: Its result depends on its arguments' values alone, and is a tensor of its own.
-        recorder: `cuda_graph`, or another in its place; None: nothing is recorded.
+        make_recorder: `CudaGraphs`, or another in its place; None: nothing is recorded.
     """
 
-    def __init__(self, function: Function, recorder: Recorder | None):
-        self.function, self.recorder = function, recorder
+    def __init__(self, function: Function, make_recorder: Callable[[], Recorder] | None):
+        self.function, self.make_recorder = function, make_recorder
         self.forget()
 
     def forget(self) -> None:
         """Give the recordings up, and their memory."""
         self.recordings: dict[tuple, tuple[tuple[Tensor, ...], Callable[[], None], Tensor]] = {}
         self.seen: set[tuple] = set()
+        self.recorder = self.make_recorder() if self.make_recorder else None
+
+    def stop(self) -> bool:
+        """`forget`, for good. Returns whether there was something to give up."""
+        recorded = bool(self.recordings)
+        self.make_recorder = None
+        self.forget()
+        return recorded
 
     @torch.no_grad()
     def __call__(self, *tensors: Tensor) -> Tensor:
@@ -75,9 +91,7 @@ class Recorded:
         inputs = tuple(tensor.clone() for tensor in tensors)
         try:
             self.recordings[shapes] = inputs, *self.recorder(self.function, inputs)
-        except torch.OutOfMemoryError:
-            raise  # something larger than this is given up then
-        except RuntimeError as error:
-            log.warning("no CUDA graph (%s): kernels are started one by one", str(error).splitlines()[0])
-            self.recorder = None
-            self.forget()
+        except RuntimeError as error:  # a lack of memory, too: without a graph it may last
+            reason = str(error).splitlines()[0]
+            log.warning("no CUDA graph, kernels are started one by one as with --eager (%s)", reason)
+            self.stop()

@@ -165,7 +165,7 @@ def build_guidance(config: Config) -> dict[str, DiffusionGuidance]:
             space=options.distill_space,
         )
         if options.eager:
-            prior.unet_pass.recorder = None
+            prior.unet_pass.stop()
         prior.prepare(text, negative)
         priors[name] = prior
         left -= prior.gigabytes

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guidance.graphs import Recorded, cuda_graph
+from guidance.graphs import CudaGraphs, Recorded
 from guidance.types import GuidanceBatch
+from nerf import build
+from nerf.config import Config
 from sd_case import batch, load
 
 
@@ -31,7 +33,7 @@ class Fake:
 
 def test_what_is_played_is_what_the_function_gives_and_stays_as_it_was():
     fake = Fake()
-    recorded = Recorded(lambda x, y: x * y, fake)
+    recorded = Recorded(lambda x, y: x * y, lambda: fake)
     given = [(torch.randn(3), torch.randn(3)) for _ in range(4)]
     results = [recorded(x, y) for x, y in given]
     assert (fake.recorded, fake.played) == (1, 3)  # the first time it is called
@@ -40,27 +42,28 @@ def test_what_is_played_is_what_the_function_gives_and_stays_as_it_was():
 
 def test_every_shape_and_type_has_a_recording_of_its_own():
     fake = Fake()
-    recorded = Recorded(torch.square, fake)
+    recorded = Recorded(torch.square, lambda: fake)
     for _ in range(3):
         for x in (torch.randn(3), torch.randn(4), torch.randn(3).double()):
             assert torch.equal(recorded(x), x * x)
     assert (fake.recorded, fake.played) == (3, 6)
 
 
-def test_a_recording_that_fails_is_said_once_and_the_function_called(caplog):
-    recorded = Recorded(torch.square, Fake(RuntimeError("operation not permitted when stream is capturing\nmore")))
+@pytest.mark.parametrize(
+    "error", [RuntimeError("operation not permitted\nmore"), torch.OutOfMemoryError("CUDA out of memory\nmore")]
+)
+def test_a_recording_that_fails_is_said_once_and_the_function_called(caplog, error):
+    recorded = Recorded(torch.square, lambda: Fake(error))
     x = torch.randn(3)
     assert all(torch.equal(recorded(x), x * x) for _ in range(4))
-    assert caplog.messages == [
-        "no CUDA graph (operation not permitted when stream is capturing): kernels are started one by one"
-    ]
+    reason = str(error).splitlines()[0]
+    assert caplog.messages == [f"no CUDA graph, kernels are started one by one as with --eager ({reason})"]
 
 
-def test_a_lack_of_memory_is_left_to_the_plans():
-    recorded = Recorded(torch.square, Fake(torch.OutOfMemoryError("CUDA out of memory")))
-    recorded(torch.ones(3))
-    with pytest.raises(torch.OutOfMemoryError):
-        recorded(torch.ones(3))
+def record(function, fake):
+    """As on a GPU."""
+    function.make_recorder = lambda: fake
+    function.forget()
 
 
 def gradient(guidance, seed):
@@ -71,30 +74,39 @@ def gradient(guidance, seed):
 def test_a_recorded_unet_guides_as_one_that_is_not(prior):
     fake = Fake()
     plain, recorded = load(prior), load(prior)
-    recorded.unet_pass.recorder = fake
+    record(recorded.unet_pass, fake)
     for seed in range(4):
         assert torch.equal(gradient(plain, seed), gradient(recorded, seed))
     assert (fake.recorded, fake.played) == (1, 3)
 
 
-def test_weights_that_a_smaller_plan_makes_anew_are_recorded_anew(prior):
-    fake = Fake()
-    plain, recorded = load(prior), load(prior)
-    recorded.unet_pass.recorder = fake
-    for _ in range(3):
-        for seed in range(3):
-            assert torch.equal(gradient(plain, seed), gradient(recorded, seed))
-        assert not recorded.unet_pass.recordings or fake.recorded
-        plain.economise(), recorded.economise()
-        assert not recorded.unet_pass.recordings
-    assert fake.recorded >= 3
+def test_for_memory_the_graph_is_given_up_first_and_for_good(prior):
+    fake, plain, recorded = Fake(), load(prior), load(prior)
+    record(recorded.unet_pass, fake)
+    for seed in range(3):
+        assert torch.equal(gradient(plain, seed), gradient(recorded, seed))
+    assert recorded.economise() == "no CUDA graph" and recorded.plan is plain.plan
+    assert recorded.economise() == plain.economise()
+    for seed in range(3):
+        assert torch.equal(gradient(plain, seed), gradient(recorded, seed))
+    assert not recorded.unet_pass.recordings and (fake.recorded, fake.played) == (1, 2)
+
+
+def test_weights_that_have_moved_are_recorded_anew():
+    weight, fake = torch.ones(3), Fake()
+    recorded = Recorded(lambda x: x * weight, lambda: fake)
+    x = torch.randn(3)
+    assert all(torch.equal(recorded(x), x) for _ in range(3))
+    weight = torch.full((3,), 2.0)
+    recorded.forget()
+    assert all(torch.equal(recorded(x), 2 * x) for _ in range(3)) and fake.recorded == 2
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_cuda_graph_gives_the_bits_of_its_kernels(prior):
     guidance = load(prior, device="cuda")
-    assert guidance.unet_pass.recorder is cuda_graph
+    assert isinstance(guidance.unet_pass.recorder, CudaGraphs)
     noisy, words = torch.randn(2, *guidance.latent_shape, device="cuda"), guidance.prompts.views[:2]
     for timestep in (10, 500, 900, 20):
         t = torch.full((2,), timestep, device="cuda")
@@ -102,3 +114,12 @@ def test_a_cuda_graph_gives_the_bits_of_its_kernels(prior):
             expected = guidance.unet_pass.function(noisy, t, words)
         assert torch.equal(guidance.unet_pass(noisy, t, words), expected)
     assert len(guidance.unet_pass.recordings) == 1
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_eager_records_nothing(prior, monkeypatch, eager):
+    stopped = []
+    monkeypatch.setattr(Recorded, "stop", lambda self: stopped.append(self))
+    options = {"guidance": ("toybox",), "toybox_dir": str(prior), "device": "cpu", "text": "a frog"}
+    priors = build.build_guidance(Config().updated({**options, "eager": eager}))
+    assert stopped == [priors["toybox"].unet_pass] * eager
