@@ -12,7 +12,6 @@ from nerf import build
 from nerf.config import Config
 from tiny_run import SMALL
 
-
 # What every step keeps has one size: the network of the background has no steps off, and the occupancy grid stays.
 ALIKE = {"iters": 1000, "update_extra_interval": 1000, "background": "color"}
 
