@@ -85,3 +85,11 @@ def trained(tmp_path):
     from command_line import save_run
 
     return save_run(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def emulated_libraries(tmp_path_factory):
+    """A folder for TADPOLE_TEST_LIBRARIES: the CUDA kernels for the CPU, with the sanitizers."""
+    import emulated
+
+    return emulated.compile_extensions(extension.NAMES, tmp_path_factory.mktemp("libraries"), emulated.SANITIZERS)

@@ -15,7 +15,6 @@ import torch
 import emulated
 
 TESTS = Path(__file__).parent
-EXTENSIONS = ["gridencoder", "fusedfield", "raymarching", "shencoder", "freqencoder", "adan"]  # the longest build first
 # Tests of kernels whose threads wait for each other.
 EXCHANGING = ["raymarching", "raymarching_composite", "fusedfield_cuda"]
 FILES = [*EXCHANGING, "gridencoder", "shencoder", "freqencoder", "adan", "fields"]
@@ -24,11 +23,6 @@ OTHERS = "thread or cpu_path_is_named or outside_the_samples or gradcheck or ref
 ORDERS = ["forward", "reverse", "1"]
 
 pytestmark = pytest.mark.skipif(not emulated.available(), reason="no g++ with sanitizers")
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory):
-    return emulated.compile_extensions(EXTENSIONS, tmp_path_factory.mktemp("libraries"), emulated.SANITIZERS)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +40,14 @@ def order(request, monkeypatch):
 
 
 @pytest.mark.parametrize("order, names", [("forward", FILES), ("reverse", EXCHANGING)], ids=["forward", "reverse"])
-def test_kernels_pass_the_tests_of_the_cpu_kernels(libraries, order, names):
+def test_kernels_pass_the_tests_of_the_cpu_kernels(emulated_libraries, order, names):
     files = [str(TESTS / f"test_{name}.py") for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"not ({OTHERS})", *files]
-    settings = {"TADPOLE_TEST_LIBRARIES": str(libraries), "TADPOLE_EMULATION_ORDER": order, "OMP_NUM_THREADS": "1"}
+    settings = {
+        "TADPOLE_TEST_LIBRARIES": str(emulated_libraries),
+        "TADPOLE_EMULATION_ORDER": order,
+        "OMP_NUM_THREADS": "1",
+    }
     environment = emulated.sanitized() | settings
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-5000:]

@@ -1,0 +1,70 @@
+"""Runs where a GPU is pretended, for test_pretended_gpu.py: `steps FILE OPTIONS`, `main ARGUMENTS` or `faults FILE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import conftest  # noqa: F401  (loads TADPOLE_TEST_LIBRARIES)
+import guidance.pipeline
+import main
+import pretended_gpu
+from guidance import stable_diffusion
+from nerf import build, driver
+from nerf.config import Config
+from test_guidance_graphs import Fake
+
+
+def steps(target: str, options: str) -> None:
+    """Losses and waits of each step, as JSON; the guidance computes in the precision that it has on a CPU."""
+    precision = stable_diffusion.default_precision(torch.device("cpu"))
+    stable_diffusion.default_precision = lambda device: precision
+    config, rows = Config().updated({**json.loads(options), "guidance": ("toybox",)}), []
+    with pretended_gpu.Gpu() as gpu:
+        made = build.build_trainer(config, torch.device("cuda", 0))
+        for _ in range(config.training.iters):
+            gpu.waits.clear()
+            _, terms = made.train_step()
+            waits = dict(gpu.waits)
+            rows.append({"terms": {name: float(term) for name, term in terms.items()}, "waits": waits})
+    Path(target).write_text(json.dumps(rows))
+
+
+def faults(target: str) -> None:
+    """What each line makes the host wait for, or its error, as JSON."""
+    lines = (
+        "(x + 1).cpu()",
+        "x.sum().item()",
+        "x.nonzero()",
+        "x[x > 0]",
+        "y.to('cuda')",
+        "y.pin_memory().to('cuda', non_blocking=True)",
+        "x * y",
+        "x * torch.tensor(2.0)",
+        "torch.autograd.grad((x.requires_grad_() * 2).sum(), x)[0].device.type",
+    )
+    seen = {}
+    with pretended_gpu.Gpu() as gpu:
+        x, y = torch.ones(3, device="cuda"), torch.ones(3)
+        for line in lines:
+            gpu.waits.clear()
+            try:
+                result = eval(line, {"x": x, "y": y, "torch": torch})
+                seen[line] = result if isinstance(result, str) else sum(gpu.waits.values())
+            except RuntimeError as error:
+                seen[line] = str(error)
+    Path(target).write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    pretended_gpu.pretend()
+    guidance.pipeline.CudaGraphs = Fake
+    driver.torch_cuda = driver.driver_cuda = lambda: 13000
+    if sys.argv[1] in ("steps", "faults"):
+        {"steps": steps, "faults": faults}[sys.argv[1]](*sys.argv[2:])
+    else:
+        with pretended_gpu.Gpu():
+            sys.exit(main.main(sys.argv[2:]))

@@ -1,0 +1,89 @@
+"""The path of a GPU, all of it: tensors that say they lie on one, and its kernels under emulation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import emulated
+import pretended_gpu
+from nerf import build
+from nerf.config import Config
+from tiny_run import SMALL
+
+SCRIPT = Path(__file__).with_name("on_pretended_gpu.py")
+TINY = SMALL | {"iters": 3, "w": 8, "h": 8, "max_steps": 32, "hidden_dim": 32, "video_size": 16}
+PACKED = {"cuda_ray": True, "update_extra_interval": 2}
+
+pytestmark = pytest.mark.skipif(not emulated.available() or torch.cuda.is_available(), reason="no g++, or a GPU")
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory):
+    return pretended_gpu.compile_device(tmp_path_factory.mktemp("device") / "device.so", emulated.COMPILER)
+
+
+@pytest.fixture
+def on_gpu(device, emulated_libraries, tmp_path):
+    def run(*arguments):
+        environment = emulated.sanitized()
+        environment["LD_PRELOAD"] += f" {device}"
+        environment |= {"TADPOLE_TEST_LIBRARIES": str(emulated_libraries), "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parents[1])])
+        command = [sys.executable, str(SCRIPT), *arguments]
+        run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-5000:]
+        return run.stdout + run.stderr
+
+    return run
+
+
+def test_a_mixture_of_devices_is_an_error_and_what_is_waited_for_counted(on_gpu, tmp_path):
+    on_gpu("faults", "faults.json")
+    *counts, mixed, scalar, device = json.loads((tmp_path / "faults.json").read_text()).values()
+    assert counts == [1, 1, 1, 1, 1, 0]
+    assert "all tensors to be on the same device" in mixed and scalar == 0 and device == "cuda"
+
+
+ENDS, NORMALS = ({f"nonzero nerf/{name}.py": 1} for name in ("fields/rays", "renderers/raymarch"))  # how many there are
+
+
+@pytest.mark.parametrize(
+    "options, waits",
+    [
+        ({**PACKED, "albedo_iter_ratio": 1.0}, ENDS),
+        ({**PACKED, "albedo_iter_ratio": 0.0, "fp16": True}, ENDS | NORMALS),
+        ({"cuda_ray": False, "albedo_iter_ratio": 1.0}, {}),
+        ({"cuda_ray": False, "latent_iter_ratio": 1.0, "backbone": "vanilla", "distill": "ism"}, {}),
+    ],
+    ids=["plain", "shaded in bf16", "stratified", "latents of a vanilla field"],
+)
+def test_a_step_has_the_losses_of_the_cpu_and_no_other_waits(on_gpu, prior, tmp_path, monkeypatch, options, waits):
+    """Beside that of march_rays_train for how many samples there are, which torch does not see."""
+    monkeypatch.chdir(tmp_path)
+    config = TINY | {"toybox_dir": str(prior), "latent_iter_ratio": 0.0} | options
+    made = build.build_trainer(Config().updated(config | {"guidance": ("toybox",)}), torch.device("cpu"))
+    expected = [{name: float(term) for name, term in made.train_step()[1].items()} for _ in range(3)]
+    on_gpu("steps", "steps.json", json.dumps(config | {"device": "cuda"}))
+    rows = json.loads((tmp_path / "steps.json").read_text())
+    for row, terms in zip(rows, expected, strict=True):
+        assert row["terms"] == pytest.approx(terms, rel=1e-3, abs=1e-4)
+    assert rows[1]["waits"] == waits  # no step in which the occupancy grid is looked at
+
+
+def test_the_command_makes_a_video_and_a_mesh_and_goes_on(on_gpu, prior, tmp_path):
+    left_out = ("text", "guidance", "workspace", "device")
+    options = [word for name, value in TINY.items() if name not in left_out for word in (f"--{name}", str(value))]
+    options += ["--text", "a frog", "--guidance", "toybox", "--toybox_dir", str(prior), "--device", "cuda", "-O"]
+    said = on_gpu("main", *options, "--save_mesh", "--save_guidance")
+    assert "steps on cuda:0" in said
+    out = tmp_path / "workspace"
+    assert (out / "results" / "turntable_rgb.mp4").stat().st_size and (out / "mesh" / "mesh.glb").stat().st_size
+    on_gpu("main", *options, "--iters", "4")
+    assert (out / "checkpoints" / "step_000004.pt").exists()
