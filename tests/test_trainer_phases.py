@@ -15,7 +15,6 @@ from nerf import build, checkpoint, commands
 from nerf.config import Config
 from nerf.export.files import to_uint8
 from nerf.fields import HashGridField
-from nerf.fields.rays import sift
 from nerf.renderers import RaymarchRenderer, StratifiedRenderer
 from tiny_run import SMALL, STEPS, logged, outputs, weights
 
@@ -59,17 +58,6 @@ def test_a_step_reads_nothing_back(make, options, waits):
         for _ in range(4):
             made.train_step()
     assert dict(seen.found) == waits
-
-
-def test_a_gpu_is_asked_once_where_rays_end(make, monkeypatch):
-    """Beside the one wait of march_rays_train: with the field in parts, as on a GPU, and counted on the CPU."""
-    monkeypatch.setattr("fusedfield.serves", lambda *_, **__: False)
-    monkeypatch.setattr("nerf.fields.base.follow", sift)
-    made = make(latent_iter_ratio=0.0, albedo_iter_ratio=1.0, update_extra_interval=100)
-    made.train_step()
-    with HostWaits() as seen:
-        made.train_step()
-    assert dict(seen.found) == {"nonzero": 1}
 
 
 @pytest.mark.cuda
