@@ -219,7 +219,7 @@ def _compare_gridencoder(device: str) -> list:
 def _compare_fusedfield(device: str) -> list:
     from fusedfield import field_query
 
-    table, weights = _points(device, 2, -1.0)[:192], _points(device, 32, -1.0)
+    table, weights = _points(device, 2, -1.0)[:192], _points(device, 32, -0.5, 0.5)
     layers = [(weights[:32, :4].contiguous(), weights[32]), (weights[33:37], weights[37, :4])]
     return list(field_query(_points(device, 3, -1.0), table, layers, [0, 64, 192], [4, 6]))
 

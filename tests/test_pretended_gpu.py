@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import emulated
+import extension
 import pretended_gpu
 from nerf import build
 from nerf.config import Config
@@ -26,7 +27,12 @@ pytestmark = pytest.mark.skipif(not emulated.available() or torch.cuda.is_availa
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory):
-    return pretended_gpu.compile_device(tmp_path_factory.mktemp("device") / "device.so", emulated.COMPILER)
+    try:
+        return pretended_gpu.compile_device(tmp_path_factory.mktemp("device") / "device.so", emulated.COMPILER)
+    except subprocess.CalledProcessError:
+        if torch.__version__.startswith("2.13."):  # which it was written for: it reaches into torch
+            raise
+        pytest.skip(f"device.cpp does not fit torch {torch.__version__}")
 
 
 @pytest.fixture
@@ -87,3 +93,8 @@ def test_the_command_makes_a_video_and_a_mesh_and_goes_on(on_gpu, prior, tmp_pat
     assert (out / "results" / "turntable_rgb.mp4").stat().st_size and (out / "mesh" / "mesh.glb").stat().st_size
     on_gpu("main", *options, "--iters", "4")
     assert (out / "checkpoints" / "step_000004.pt").exists()
+
+
+def test_doctor_compares_every_operator_on_the_gpu(on_gpu):
+    said = on_gpu("main", "doctor")
+    assert all(f"ok   {name}: native on cuda, within " in said for name in extension.NAMES)

@@ -138,6 +138,7 @@ def pretend() -> None:
         "current_device": 0,
         "get_device_capability": (9, 0),
         "get_device_name": "pretended",
+        "get_arch_list": ["sm_90"],
         "mem_get_info": (70 * 10**9, 80 * 10**9),
         "memory_allocated": 0,
         "max_memory_allocated": 0,
