@@ -42,7 +42,8 @@ def field_query(
         resolutions: Nodes along an axis of each level. [L]
         bound: Half the edge of the box.
         activation: none; exp, of 15 at most, with the gradient of exp(15) beyond; or softplus.
-        mixed: Weights, activations and their gradients in bf16, sums and everything else in float32.
+        mixed: Weights, activations and their gradients in bf16, sums and everything else in float32. Without it all is
+            float32; on CUDA those are sums of two bf16, 2^-16 off at most.
         outputs: 4, or 1: density alone, at its cost.
 
     Returns:
