@@ -15,6 +15,8 @@ DEVICES = [
     *(["cpu"] if "TADPOLE_TEST_LIBRARIES" in os.environ else []),
     *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []),
 ]
+if not DEVICES:
+    pytest.skip("no GPU, and no emulation", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True, params=DEVICES)
