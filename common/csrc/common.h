@@ -91,6 +91,9 @@ const T* data(const Tensor& tensor) {
 
 #ifdef USE_CUDA
 
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
 inline unsigned blocks(int64_t count, int threads) {
   return static_cast<unsigned>(ceil_div<int64_t>(count, threads));
 }

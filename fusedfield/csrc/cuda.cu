@@ -18,20 +18,24 @@ using gridencoder::Row;
 using tadpole::CudaScope;
 using tadpole::Launch;
 
-__global__ void __launch_bounds__(gridencoder::kThreads)
-    unit_kernel(int64_t count, float bound, const float* __restrict__ positions, float* __restrict__ unit) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * gridencoder::kThreads + threadIdx.x;
-  if (i < count) unit[i] = (positions[i] + bound) / (2.f * bound);
+// A coordinate in the unit cube.
+__device__ __forceinline__ float unit(float bound, float x) { return (x + bound) / (2.f * bound); }
+
+__global__ void __launch_bounds__(kThreads)
+    unit_kernel(int64_t count, float bound, const float* __restrict__ positions, float* __restrict__ points) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) points[i] = unit(bound, positions[i]);
 }
 
 template <int Parts>
 __global__ void __launch_bounds__(gridencoder::kThreads)
-    encode_kernel(const __grid_constant__ Grid grid, int64_t count, const float* __restrict__ unit,
+    encode_kernel(const __grid_constant__ Grid grid, int64_t count, float bound, const float* __restrict__ positions,
                   const Row<2, float>* __restrict__ embeddings, Word* __restrict__ words) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * gridencoder::kThreads + threadIdx.x;
   if (n >= count) return;
   const int l = blockIdx.y;
-  const float* x = unit + 3 * n;
+  float x[3];
+  for (int d = 0; d < 3; ++d) x[d] = unit(bound, positions[3 * n + d]);
   Row<2, float> sum = {};
   if (gridencoder::inside(x, 3)) {
     sum = gridencoder::encoded<3, 2, false, float>(grid, grid.level[l], x, nullptr, embeddings);
@@ -49,14 +53,9 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + warp) * kRows; first < count;
        first += static_cast<int64_t>(gridDim.x) * kBlockRows) {
-    Left<S::Parts> x[S::Depth], hidden[S::kTiles], next[S::kTiles];
+    Left<S::Parts> x[S::Depth];
     encoding.load(first, x);
-    hidden_layer(weights.first, weights.bias, x, hidden);
-    for (int l = 1; l < S::Hidden; ++l) {
-      hidden_layer(weights.middle[l - 1], weights.bias + l * S::Width, hidden, next);
-      for (int k = 0; k < S::kTiles; ++k) hidden[k] = next[k];
-    }
-    const Sums raw = channels(weights, hidden);
+    const Sums raw = channels(weights, x, [](int, const auto&) {});
     for (int i = 0; i < 4; ++i) {
       const int64_t n = first + lane / 4 + i / 2 * 8;
       const int channel = lane % 4 * 2 + i % 2;
@@ -89,33 +88,21 @@ void with_shape(const Ints& widths, bool mixed, const F& f) {
   with_hidden(gridencoder::Int<64>{});
 }
 
-// The field and the samples, checked.
-struct Setup {
+// What is given, and where it is computed.
+struct Setup : Given {
   Setup(const Tensor& positions, const Tensor& embeddings, const Tensor& parameters, const Ints& offsets,
         const Ints& resolutions, bool hashed, bool align_corners, bool smoothstep, int64_t active, const Ints& widths,
         double bound, double peak, double slope, int64_t activation, bool mixed, int64_t outputs)
-      : grid(gridencoder::make_grid(3, offsets, resolutions, hashed, align_corners, smoothstep, active)),
-        x(tadpole::checked(positions, "fusedfield: positions", {-1, 3})),
+      : Given(positions, parameters, offsets, resolutions, hashed, align_corners, smoothstep, active, widths, bound, peak,
+              slope, activation, outputs),
         table(tadpole::checked(embeddings, "fusedfield: embeddings", {offsets.back(), 2})),
-        count(x.size(0)),
         parts(mixed ? 1 : 2),
-        widths(widths),
-        field{static_cast<float>(bound), static_cast<float>(peak), static_cast<float>(slope),
-              static_cast<Activation>(activation), static_cast<int>(outputs)},
         scope(x) {
-    STD_TORCH_CHECK((widths.size() == 3 || widths.size() == 4) && widths[0] == 2 * grid.levels && widths[0] <= 32 &&
-                        (widths[1] == 32 || widths[1] == 64) && widths[widths.size() - 2] == widths[1] &&
-                        widths.back() == kOutputs,
+    STD_TORCH_CHECK(widths.size() <= 4 && widths[0] <= 32 && (widths[1] == 32 || widths[1] == 64) &&
+                        widths[widths.size() - 2] == widths[1],
                     "fusedfield: on CUDA 2 or 3 layers, from 2 for each of 16 levels at most to 32 or 64 to 4");
-    STD_TORCH_CHECK(activation >= kNone && activation <= kSoftplus, "fusedfield: no activation ", activation);
-    STD_TORCH_CHECK(outputs == 1 || outputs == kOutputs, "fusedfield: outputs must be 1 or 4, got ", outputs);
-    STD_TORCH_CHECK(active >= 1, "fusedfield: active levels must be at least 1, got ", active);
-    int64_t numbers = 0;
-    for (size_t l = 0; l + 1 < widths.size(); ++l) numbers += widths[l + 1] * (widths[l] + 1);
-    weights = tadpole::checked(parameters, "fusedfield: parameters", {numbers});
   }
 
-  const float* positions() const { return tadpole::data<float>(x); }
   int columns() const { return static_cast<int>(widths[0]); }
   int64_t words() const { return parts * grid.active * count; }
   Encoding encoding(const Tensor& words) const {
@@ -130,19 +117,13 @@ struct Setup {
     return {static_cast<unsigned>(blocks), kThreads, shared};
   }
 
-  // The positions in the unit cube.
-  Tensor unit() const {
-    Tensor points = torch::stable::new_empty(x, {count, 3});
-    scope.launch("unit_kernel", unit_kernel, {tadpole::blocks(3 * count, gridencoder::kThreads), gridencoder::kThreads},
-                 3 * count, field.bound, positions(), tadpole::data<float>(points));
-    return points;
+  // Of a kernel with a thread for each sample and level.
+  Launch of_levels() const {
+    return {dim3(tadpole::blocks(count, gridencoder::kThreads), grid.active), gridencoder::kThreads};
   }
 
-  Grid grid;
-  Tensor x, table, weights;
-  int64_t count, parts;
-  Ints widths;
-  Field field;
+  Tensor table;
+  int64_t parts;
   CudaScope scope;
 };
 
@@ -158,15 +139,14 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
   Tensor words = torch::stable::new_empty(s.x, {s.words()});
   Tensor nothing = torch::stable::new_empty(s.x, {0});
   if (s.count == 0) return {sigma, albedo, nothing};
-  const Tensor unit = s.unit();
-  const dim3 blocks(tadpole::blocks(s.count, gridencoder::kThreads), s.grid.active);
-  s.scope.launch("encode_kernel", mixed ? encode_kernel<1> : encode_kernel<2>, {blocks, gridencoder::kThreads}, s.grid,
-                 s.count, tadpole::data<float>(unit), tadpole::data<Row<2, float>>(s.table),
+  s.scope.launch("encode_kernel", mixed ? encode_kernel<1> : encode_kernel<2>, s.of_levels(), s.grid, s.count,
+                 s.field.bound, s.positions(), tadpole::data<Row<2, float>>(s.table),
                  reinterpret_cast<Word*>(tadpole::data<float>(words)));
   with_shape(widths, mixed, [&](auto shape) {
     using S = decltype(shape);
     const Launch size = s.launch("field_kernel", field_kernel<S>, S::kWeightBytes);
-    s.scope.launch("field_kernel", field_kernel<S>, size, s.field, s.count, s.columns(), tadpole::data<float>(s.weights), s.encoding(words), s.positions(),
+    s.scope.launch("field_kernel", field_kernel<S>, size, s.field, s.count, s.columns(), s.parameters(),
+                   s.encoding(words), s.positions(),
                    tadpole::data<float>(sigma), tadpole::data<float>(albedo));
   });
   return {sigma, albedo, save ? words : nothing};
@@ -195,18 +175,18 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
     const Launch size = s.launch("field_backward_kernel", field_backward_kernel<S>, kShared);
     Tensor sums = torch::stable::new_empty(s.x, {size.blocks.x, parameter_count});
     s.scope.launch("field_backward_kernel", field_backward_kernel<S>, size, s.field, s.count, s.columns(),
-                   parameter_count, tadpole::data<float>(s.weights), s.encoding(words), s.positions(),
+                   parameter_count, s.parameters(), s.encoding(words), s.positions(),
                    Cotangents{tadpole::data<float>(g), tadpole::data<float>(a)},
                    reinterpret_cast<float2*>(tadpole::data<float>(gradient)), tadpole::data<float>(sums));
     s.scope.launch("add_rows_kernel", add_rows_kernel, {tadpole::blocks(parameter_count, kThreads), kThreads},
                    size.blocks.x, parameter_count, tadpole::data<float>(std::as_const(sums)),
                    tadpole::data<float>(flat));
   });
-  const Tensor unit = s.unit();
-  const dim3 blocks(tadpole::blocks(s.count, gridencoder::kThreads), s.grid.active);
+  Tensor unit = torch::stable::new_empty(s.x, {s.count, 3});
+  s.scope.launch("unit_kernel", unit_kernel, {tadpole::blocks(3 * s.count, kThreads), kThreads}, 3 * s.count,
+                 s.field.bound, s.positions(), tadpole::data<float>(unit));
   s.scope.launch("grid_embedding_gradient_kernel", gridencoder::grid_embedding_gradient_kernel<3, 2, false>,
-                 {blocks, gridencoder::kThreads}, s.grid, s.count,
-                 tadpole::data<Row<2, float>>(std::as_const(gradient)), 1, s.count, tadpole::data<float>(unit), nullptr,
+                 s.of_levels(), s.grid, s.count, tadpole::data<Row<2, float>>(std::as_const(gradient)), 1, s.count, tadpole::data<float>(unit), nullptr,
                  tadpole::data<Row<2, float>>(table));
   return {table, flat};
 }

@@ -148,17 +148,13 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t start = static_cast<int64_t>(blockIdx.x) * kBlockRows; start < count;
        start += static_cast<int64_t>(gridDim.x) * kBlockRows) {
     const int64_t first = start + row;
-    Left<P> x[S::Depth], hidden[T], mine[T];
+    Left<P> x[S::Depth], below[T], mine[T];
     encoding.load(first, x);
     for (int k = 0; k < S::Depth; ++k) kept.inputs.store(row, k, x[k]);
-    hidden_layer(weights.first, weights.bias, x, hidden);
-    for (int k = 0; k < T; ++k) kept.hidden[0].store(row, k, hidden[k]);
-    for (int l = 1; l < S::Hidden; ++l) {
-      hidden_layer(weights.middle[l - 1], weights.bias + l * S::Width, hidden, mine);
-      for (int k = 0; k < T; ++k) hidden[k] = mine[k], kept.hidden[l].store(row, k, hidden[k]);
-    }
-    const Left<P> outputs[1] = {
-        cotangents.of_channels<P>(field, channels(weights, hidden), positions, first, count)};
+    const Sums raw = channels(weights, x, [&](int l, const Left<P>(&hidden)[T]) {
+      for (int k = 0; k < T; ++k) kept.hidden[l].store(row, k, hidden[k]);
+    });
+    const Left<P> outputs[1] = {cotangents.of_channels<P>(field, raw, positions, first, count)};
     kept.channels.store(row, 0, outputs[0]);
     hidden_gradients(weights.last, outputs, kept.hidden[S::Hidden - 1], row, mine);
     for (int k = 0; k < T; ++k) kept.gradient.store(row, k, mine[k]);
@@ -167,9 +163,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int l = S::Hidden - 1; l > 0; --l) {
       total.middle[l - 1].add(kept.gradient, kept.hidden[l - 1]);
-      hidden_gradients(weights.middle[l - 1], mine, kept.hidden[l - 1], row, hidden);
+      hidden_gradients(weights.middle[l - 1], mine, kept.hidden[l - 1], row, below);
       __syncthreads();  // all have read the gradient
-      for (int k = 0; k < T; ++k) mine[k] = hidden[k], kept.gradient.store(row, k, mine[k]);
+      for (int k = 0; k < T; ++k) mine[k] = below[k], kept.gradient.store(row, k, mine[k]);
       __syncthreads();
     }
     total.first.add(kept.gradient, kept.inputs);

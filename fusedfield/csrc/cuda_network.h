@@ -8,15 +8,16 @@
 
 #include "common/csrc/mma.h"
 #include "common/csrc/shared_memory.h"
-#include "fusedfield/csrc/field.h"
+#include "fusedfield/csrc/host.h"
 
 namespace fusedfield {
 
+using tadpole::kWarp;
 using tadpole::load_transposed;
 using tadpole::mma_bf16;
 using tadpole::pack_bf16;
 
-constexpr int kWarp = 32, kWarps = 4, kThreads = kWarps * kWarp;
+constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kRows = 16;                    // samples of a warp
 constexpr int kBlockRows = kWarps * kRows;  // samples of a block
 constexpr int kColumns = 8;                  // channels of a product
@@ -205,9 +206,18 @@ __device__ __forceinline__ void hidden_layer(const M& weight, const float* bias,
   }
 }
 
-// The channels of the last layer.
-template <class S>
-__device__ __forceinline__ Sums channels(const Weights<S>& weights, const Left<S::Parts> (&x)[S::kTiles]) {
+// The channels of the last layer, from the inputs of the first. hidden(l, what layer l gives) is called on the way.
+template <class S, class Hidden>
+__device__ __forceinline__ Sums channels(const Weights<S>& weights, const Left<S::Parts> (&inputs)[S::Depth],
+                                         const Hidden& hidden) {
+  Left<S::Parts> x[S::kTiles], next[S::kTiles];
+  hidden_layer(weights.first, weights.bias, inputs, x);
+  hidden(0, x);
+  for (int l = 1; l < S::Hidden; ++l) {
+    hidden_layer(weights.middle[l - 1], weights.bias + l * S::Width, x, next);
+    for (int k = 0; k < S::kTiles; ++k) x[k] = next[k];
+    hidden(l, x);
+  }
   const float* bias = weights.bias + S::Hidden * S::Width + threadIdx.x % 4 * 2;
   Sums sums{{bias[0], bias[1], bias[0], bias[1]}};
 #pragma unroll

@@ -8,6 +8,8 @@
 
 namespace gridencoder {
 
+using tadpole::kAllLanes;
+using tadpole::kWarp;
 using F = float;
 using U = uint32_t;
 
@@ -22,8 +24,7 @@ __device__ __forceinline__ F rounded_product(float a, F b) { return __fmul_rn(a,
 #include "gridencoder/csrc/cell.h"
 #pragma pop_macro("HOST_DEVICE")
 
-constexpr int kThreads = 256, kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kThreads = 256;
 
 template <int D, bool Directional>
 __device__ __forceinline__ void load_point(const float* inputs, const float* directions, int64_t n, float* x,

@@ -7,9 +7,10 @@ namespace raymarching {
 
 using tadpole::blocks;
 using tadpole::CudaScope;
+using tadpole::kAllLanes;
+using tadpole::kWarp;
 
-constexpr int kThreads = 128, kWarp = 32, kRaysPerBlock = kThreads / kWarp;
-constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kThreads = 128, kRaysPerBlock = kThreads / kWarp;
 
 // What a ray may own: nothing, where packed_info points outside the samples.
 HOST_DEVICE int64_t samples_of(const int32_t* info, int64_t n, int64_t M) {
