@@ -29,7 +29,7 @@ class Diverged(Stopped):
 
 
 class OutOfMemory(Stopped):
-    """Of a GPU, with nothing left to give up."""
+    """With nothing left to give up."""
 
 
 SHORTAGE = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")  # the allocators', CUDA's, and cuBLAS's words

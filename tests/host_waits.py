@@ -19,13 +19,12 @@ class HostWaits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.__name__.split(".")[0]
-        masks = name.startswith("index") and any(
-            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in _listed(args)
-        )
-        if name in READS or masks:
+        if is_read(name, args):
             self.found[name] += 1
         return func(*args, **(kwargs or {}))
 
 
-def _listed(args):
-    return args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+def is_read(name, args) -> bool:
+    """Whether the host has to know the result of this operator, or the size of it."""
+    listed = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+    return name in READS or any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in listed)

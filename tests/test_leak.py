@@ -8,10 +8,6 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nerf import build
-from nerf.config import Config
-from tiny_run import SMALL
-
 # What every step keeps has one size: the network of the background has no steps off, and the occupancy grid stays.
 ALIKE = {"iters": 1000, "update_extra_interval": 1000, "background": "color"}
 
@@ -58,10 +54,8 @@ def test_a_leak_shows(make, monkeypatch):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_memory_of_a_gpu_is_after_500_steps_what_it_was_after_50(prior, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    options = ALIKE | {"latent_iter_ratio": 0.0, "albedo_iter_ratio": 0.0, "device": "cuda"}
-    made = build.build_trainer(Config().updated({**SMALL, "toybox_dir": prior, **options}), torch.device("cuda", 0))
+def test_memory_of_a_gpu_is_after_500_steps_what_it_was_after_50(make):
+    made = make(**ALIKE, latent_iter_ratio=0.0, albedo_iter_ratio=0.0, device="cuda")
     taken = []
     for steps in (50, 450):
         take(made, steps)

@@ -14,8 +14,6 @@ import torch
 import emulated
 import extension
 import pretended_gpu
-from nerf import build
-from nerf.config import Config
 from tiny_run import SMALL
 
 SCRIPT = Path(__file__).with_name("on_pretended_gpu.py")
@@ -70,11 +68,10 @@ ENDS, NORMALS = ({f"nonzero nerf/{name}.py": 1} for name in ("fields/rays", "ren
     ],
     ids=["plain", "shaded in bf16", "stratified", "latents of a vanilla field"],
 )
-def test_a_step_has_the_losses_of_the_cpu_and_no_other_waits(on_gpu, prior, tmp_path, monkeypatch, options, waits):
+def test_a_step_has_the_losses_of_the_cpu_and_no_other_waits(on_gpu, make, prior, tmp_path, options, waits):
     """Beside that of march_rays_train for how many samples there are, which torch does not see."""
-    monkeypatch.chdir(tmp_path)
     config = TINY | {"toybox_dir": str(prior), "latent_iter_ratio": 0.0} | options
-    made = build.build_trainer(Config().updated(config | {"guidance": ("toybox",)}), torch.device("cpu"))
+    made = make(**config)
     expected = [{name: float(term) for name, term in made.train_step()[1].items()} for _ in range(3)]
     on_gpu("steps", "steps.json", json.dumps(config | {"device": "cuda"}))
     rows = json.loads((tmp_path / "steps.json").read_text())

@@ -62,11 +62,9 @@ def test_a_step_reads_nothing_back(make, options, waits):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_torch_waits_for_the_gpu_once_in_a_step(prior, tmp_path, monkeypatch):
+def test_torch_waits_for_the_gpu_once_in_a_step(make):
     """To learn how many samples were reached. The wait of march_rays_train for their number it does not see."""
-    monkeypatch.chdir(tmp_path)
-    options = {"latent_iter_ratio": 0.0, "albedo_iter_ratio": 1.0, "update_extra_interval": 100, "device": "cuda"}
-    made = build.build_trainer(Config().updated({**SMALL, "toybox_dir": prior, **options}), torch.device("cuda", 0))
+    made = make(latent_iter_ratio=0.0, albedo_iter_ratio=1.0, update_extra_interval=100, device="cuda")
     made.train_step(), made.train_step()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")

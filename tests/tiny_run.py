@@ -53,7 +53,8 @@ def maker(prior, tmp_path, monkeypatch):
         path = tmp_path / folder
         path.mkdir(exist_ok=True)
         monkeypatch.chdir(path)
-        return build.build_trainer(Config().updated({**SMALL, "toybox_dir": prior, **options}), CPU)
+        config = Config().updated({**SMALL, "toybox_dir": str(prior), **options})
+        return build.build_trainer(config, build.build_device(config.run.device))
 
     return make
 

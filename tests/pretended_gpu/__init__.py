@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from host_waits import READS
+from host_waits import is_read
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,9 +117,7 @@ def _waits(name, args, kwargs, on_gpu, wrappers):
         return isinstance(args[0], OnGpu) != on_gpu and not kwargs.get("non_blocking")
     if name == "copy_":
         return isinstance(args[0], OnGpu) != isinstance(args[1], OnGpu) and not (len(args) > 2 and args[2])
-    listed = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
-    masked = any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in listed)
-    return bool(wrappers) and (name in READS or masked)
+    return bool(wrappers) and is_read(name, args)
 
 
 def _place():
