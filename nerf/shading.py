@@ -40,12 +40,14 @@ def per_sample(values: Tensor, counts: Tensor, samples: int) -> Tensor:
     Args:
         values: One row per view. [B, C]
         counts: Samples of each ray, or of each view. [N], N a multiple of B
-        samples: M, the sum of the counts.
+        samples: M, about the sum of the counts: those behind it count as the last view's, those it lacks are left out.
 
     Returns:
         One row per sample. [M, C]
     """
-    return torch.repeat_interleave(values, counts.view(len(values), -1).sum(1), dim=0, output_size=samples)
+    between = counts.view(len(values), -1).sum(1).cumsum(0)[:-1].clamp(max=samples)
+    borders = F.pad(F.pad(between, (1, 0)), (0, 1), value=samples)
+    return torch.repeat_interleave(values, borders.diff(), dim=0, output_size=samples)
 
 
 def shade(shading: Shading, albedo: Tensor, normals: Tensor | None, lights: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ from nerf.renderers.base import Renderer
 from nerf.runlog import RunLog
 from nerf.schedule import Plan, Schedule
 from nerf.seeding import step_generator
-from nerf.types import RenderOutput, Views
+from nerf.types import Cameras, RenderOutput, Views
 from nerf.watch import (
     ADVICE,
     LESS_GUIDED,
@@ -82,13 +82,13 @@ class Trainer:
                     if self.step:
                         self.save()
                     raise
-                samples += len(out.samples["ts"])
+                samples = samples + out.samples["packed_info"][-1].sum()  # for whose value nobody waits here
                 self.tally.add(terms["skipped"])
                 bar.update()
                 if self.step % LOG_INTERVAL == 0 or self.step == self.schedule.iters:
                     now = time.perf_counter()
                     values = {name: float(value) for name, value in terms.items()}
-                    values["samples_per_second"], samples, since = samples / (now - since), 0, now
+                    values["samples_per_second"], samples, since = float(samples) / (now - since), 0, now
                     log.write(self.step, values)
                     bar.set_postfix_str(_summary(values))
                     self._react(values)
@@ -192,6 +192,29 @@ class Trainer:
         )
         self.renderer.field.set_max_level(plan.max_level)
         self.renderer.update(step, generator=generator)
+        drawn = generator.get_state()
+        out, terms, metrics, learns = self._gradients(plan, views, cameras, generator)
+        while not self.renderer.had_room():
+            del out, terms, metrics  # their memory is needed
+            generator.set_state(drawn)
+            out, terms, metrics, learns = self._gradients(plan, views, cameras, generator)
+        stuck = out.opacity.new_zeros(())
+        if learns:
+            scale_lr(self.optimizer, plan.lr_factor)
+            self.optimizer.step()
+            stuck = self.optimizer.found_inf
+        self.ema.update()
+        self.step = step + 1
+        metrics["skipped"] = torch.stack([metrics[f"{name}_skipped"] for name in self.guidance]).mean().maximum(stuck)
+        return out, terms | {"opacity_mean": out.opacity.detach().mean()} | metrics
+
+    def _gradients(
+        self, plan: Plan, views: Views, cameras: Cameras, generator: torch.Generator
+    ) -> tuple[RenderOutput, dict[str, Tensor], dict[str, Tensor], bool]:
+        """Leave the gradients of a step in the parameters.
+
+        Returns what was rendered, losses, metrics, and whether there is anything to learn: not where nothing was hit.
+        """
         out = self.renderer.render(
             cameras,
             plan.shading_for(cameras),
@@ -202,29 +225,20 @@ class Trainer:
         )
         if self.grad_clip_rgb > 0 and out.rgb.requires_grad:
             out.rgb.register_hook(lambda grad: grad.clamp(-self.grad_clip_rgb, self.grad_clip_rgb))
-        terms, metrics, lost = losses.evaluate(out, plan.weights), {}, {}
+        terms, metrics = losses.evaluate(out, plan.weights), {}
         for name, prior in self.guidance.items():
             result = prior(self._batch(out, views, plan))
             terms["guidance"] = terms.get("guidance", 0) + result.loss
             metrics |= {f"{name}_{key}": value for key, value in result.metrics.items()}
-            lost[f"{name}_skipped"] = result.lost
+            metrics[f"{name}_skipped"] = result.lost.float().mean()
             if result.pictures is not None:
                 self._save_pictures(name, result, len(views.azimuth))
         total = sum(plan.weights[name] * term for name, term in terms.items())
         self.optimizer.zero_grad(set_to_none=True)
-        stuck = total.new_zeros(())
-        if total.requires_grad:  # nothing to learn from a step that hit nothing
+        if total.requires_grad:
             total.backward()
             losses.add_field_gradients(self.renderer.field, plan.weights, generator=generator)
-            scale_lr(self.optimizer, plan.lr_factor)
-            self.optimizer.step()
-            stuck = self.optimizer.found_inf
-        self.ema.update()
-        self.step = step + 1
-        metrics |= {name: views.float().mean() for name, views in lost.items()}
-        metrics["skipped"] = torch.stack([metrics[name] for name in lost]).mean().maximum(stuck)
-        terms = {name: term.detach() for name, term in terms.items()}
-        return out, terms | {"opacity_mean": out.opacity.detach().mean()} | metrics
+        return out, {name: term.detach() for name, term in terms.items()}, metrics, total.requires_grad
 
     def _batch(self, out: RenderOutput, views: Views, plan: Plan) -> GuidanceBatch:
         """What was rendered, channels first; in the latent phase normals and opacity are themselves the latents."""

@@ -65,8 +65,10 @@ def register() -> None:
         return packed_info.new_empty(M)
 
     @fake("raymarching::march_rays_train")
-    def _(rays_o, rays_d, density_bitfield, nears, fars, noises, bound, C, H, dt_gamma, max_steps):
-        samples = torch.library.get_ctx().new_dynamic_size()  # known only when the grid has been walked
+    def _(rays_o, rays_d, density_bitfield, nears, fars, noises, bound, C, H, dt_gamma, max_steps, rows):
+        samples = rows
+        if rows is None:
+            samples = torch.library.get_ctx().new_dynamic_size()  # known only when the grid has been walked
         return *fake_march(rays_o, samples), rays_o.new_empty(rays_o.shape[0], 2, dtype=torch.int32)
 
     @fake("raymarching::march_rays")

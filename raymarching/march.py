@@ -73,6 +73,7 @@ def march_rays_train(
     noises: Tensor | None = None,
     dt_gamma: float = 0.0,
     max_steps: int = 1024,
+    rows: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All samples of all rays in occupied cells, one ray after the other (Instant-NGP, arXiv:2201.05989, appendix E).
 
@@ -92,20 +93,25 @@ def march_rays_train(
         noises: Where in its step each sample lies, in [0, 1); None: in the middle. [N]
         dt_gamma: Growth of steps with distance, >= 0.
         max_steps: Steps along the diagonal of the unit box, >= 1.
+        rows: How many samples to make room for; None: for as many as there are. A GPU is waited for then, to learn M.
 
     Returns:
         xyzs [M, 3], dirs [M, 3], ts [M, 2]: distance of the sample and length of its step, packed_info [N, 2]: first
-        sample and sample count, int32. The device waits once, to learn M.
+        sample and sample count, int32. With `rows`, M is that, and rows that no ray owns are zeros; packed_info says
+        what the rays have all the same (its last row summed is how many rows it takes), and the samples of a ray that
+        does not fit are left out.
 
     Raises:
         ValueError: shapes that disagree, or numbers out of range.
     """
+    if rows is not None and rows < 0:
+        raise ValueError(f"there cannot be room for {rows} samples")
     rays = _checked_rays(rays_o, rays_d, bound, density_bitfield, C, H, nears, fars, noises, dt_gamma, max_steps)
     if native(rays[0]):
-        settings = float(bound), C, H, float(dt_gamma), max_steps
+        settings = float(bound), C, H, float(dt_gamma), max_steps, rows
         return torch.ops.raymarching.march_rays_train(*rays, *settings)
     rays_o, rays_d, density_bitfield, nears, fars, noises = rays
-    options = {"noises": noises, "dt_gamma": dt_gamma, "max_steps": max_steps}
+    options = {"noises": noises, "dt_gamma": dt_gamma, "max_steps": max_steps, "rows": rows}
     return reference.march_rays_train(rays_o, rays_d, bound, density_bitfield, C, H, nears, fars, **options)
 
 

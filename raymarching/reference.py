@@ -139,7 +139,7 @@ def _lattice_samples(rays_o, rays_d, bound, bitfield, C, H, fars, place, first, 
 
 
 def march_rays_train(
-    rays_o, rays_d, bound, density_bitfield, C, H, nears, fars, *, noises=None, dt_gamma=0.0, max_steps=1024
+    rays_o, rays_d, bound, density_bitfield, C, H, nears, fars, *, noises=None, dt_gamma=0.0, max_steps=1024, rows=None
 ):
     lattice = Lattice.of(bound, H, dt_gamma, max_steps)
     jitter = torch.full_like(nears, 0.5) if noises is None else noises
@@ -154,8 +154,11 @@ def march_rays_train(
         pieces.append((p[taken], d[:, None].expand_as(p)[taken], ts[taken]))
         counts.append(taken.sum(1))
     count = torch.cat(counts)
-    xyzs, dirs, ts = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-    return xyzs, dirs, ts, torch.stack([count.cumsum(0) - count, count], 1).int()
+    samples = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+    if rows is not None:
+        fitting = int(count[count.cumsum(0) <= rows].sum())
+        samples = [torch.cat([part[:fitting], part.new_zeros(rows - fitting, part.shape[1])]) for part in samples]
+    return *samples, torch.stack([count.cumsum(0) - count, count], 1).int()
 
 
 def march_rays(

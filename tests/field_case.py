@@ -63,14 +63,19 @@ class Case:
             }
         )
 
-    def derivatives(self, function, x, dtype=torch.float32, **options):
-        """sigma, albedo, and the gradients of the table, weights and biases for random cotangents."""
+    def derivatives(self, function, x, dtype=torch.float32, reached=None, **options):
+        """sigma, albedo, and the gradients of the table, weights and biases for random cotangents.
+
+        reached: Which samples have one that is not 0; None: all. bool [N]
+        """
         table, *flat = [
             tensor.to(dtype).requires_grad_() for tensor in (self.table, *itertools.chain.from_iterable(self.layers))
         ]
         outputs = function(x.to(dtype), table, list(zip(flat[::2], flat[1::2], strict=True)), **options)
         # Cotangents like those of a renderer: smaller where there is more.
         cotangents = [cases.cotangent(y, seed=i) / (1 + y.detach().abs()) for i, y in enumerate(outputs)]
+        if reached is not None:
+            cotangents = [c.where(reached.view(-1, *[1] * (c.dim() - 1)), 0) for c in cotangents]
         return *outputs, *torch.autograd.grad(outputs, (table, *flat), cotangents)
 
 

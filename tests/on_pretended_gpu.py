@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
+from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-import conftest  # noqa: F401  (loads TADPOLE_TEST_LIBRARIES)
+import conftest  # which loads TADPOLE_TEST_LIBRARIES
 import guidance.pipeline
 import main
 import pretended_gpu
 from guidance import stable_diffusion
 from nerf import build, driver
 from nerf.config import Config
+from nerf.renderers import room
 from test_guidance_graphs import Fake
 
 
 def steps(target: str, options: str) -> None:
-    """Losses and waits of each step, as JSON; the guidance computes in the precision that it has on a CPU."""
+    """Losses, waits and tries of each step, as JSON; the guidance computes in the precision that it has on a CPU.
+
+    options: of Config, and "slack", of Room, with which rows are not rounded up.
+    """
+    options = json.loads(options)
+    if slack := options.pop("slack", None):
+        room.SLACK, room.GRAIN = slack, 1
     precision = stable_diffusion.default_precision(torch.device("cpu"))
     stable_diffusion.default_precision = lambda device: precision
-    config, rows = Config().updated({**json.loads(options), "guidance": ("toybox",)}), []
+    config, rows = Config().updated({**options, "guidance": ("toybox",)}), []
     with pretended_gpu.Gpu() as gpu:
         made = build.build_trainer(config, torch.device("cuda", 0))
+        made._gradients = mock.Mock(side_effect=made._gradients)
         for _ in range(config.training.iters):
             gpu.waits.clear()
+            made._gradients.reset_mock()
+            before = waits_of_kernels()
             _, terms = made.train_step()
-            waits = dict(gpu.waits)
-            rows.append({"terms": {name: float(term) for name, term in terms.items()}, "waits": waits})
+            waits = dict(gpu.waits + waits_of_kernels() - before)
+            terms = {name: float(term) for name, term in terms.items()}
+            rows.append({"terms": terms, "waits": waits, "tries": made._gradients.call_count})
     Path(target).write_text(json.dumps(rows))
+
+
+def waits_of_kernels() -> Counter:
+    """By extension, whose operators torch cannot see waiting."""
+    return Counter({library.stem: ctypes.CDLL(str(library)).emulation_waits() for library in conftest.LIBRARIES})
 
 
 def faults(target: str) -> None:

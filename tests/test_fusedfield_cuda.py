@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+import cases
 import extension
 import fusedfield
 from field_case import Case, assert_near, points
@@ -56,6 +57,19 @@ def test_sizes_match_reference(check, count, mixed):
 
 def test_more_samples_than_all_blocks_take_at_once_match_reference(check):
     check(Case(levels=1, hidden=(32,), mixed=True), points(64 * 264 + 100))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.4])
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_samples_without_a_gradient_cost_and_change_nothing(check, device, share, outputs, mixed):
+    case, x = Case(levels=2, hidden=(32,), mixed=mixed), points(2100)  # three blocks of the list
+    reached = cases.points(len(x), 1)[:, 0].to(device) < share
+    check(case, x, reached=reached, outputs=outputs)
+    x = x.to(device)
+    gradients = case.derivatives(case.query, x, reached=reached, outputs=outputs)[2:]
+    x[~reached] = float("nan")  # which would show
+    assert_near(case.derivatives(case.query, x, reached=reached, outputs=outputs)[2:], gradients)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

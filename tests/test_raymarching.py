@@ -232,6 +232,24 @@ def test_an_empty_grid_and_rays_that_miss_have_no_samples(device):
         assert not packed_info.any()
 
 
+@pytest.mark.parametrize("function", [raymarching.march_rays_train, reference.march_rays_train])
+def test_samples_fill_the_rows_there_are_and_rays_that_do_not_fit_stay_out(device, function):
+    rays = scene(31, device)
+    *whole, packed_info = function(*rays)
+    first, count = packed_info.long().unbind(1)
+    needed = len(whole[0])
+    for rows in (needed + 5, needed, needed - 1, int(first[20]) + 1, 1, 0):
+        *samples, same = function(*rays, rows=rows)
+        assert torch.equal(same, packed_info) and int(same[-1].sum()) == needed
+        kept = int(count[first + count <= rows].sum())
+        for part, all_of_them in zip(samples, whole, strict=True):
+            assert len(part) == rows
+            assert torch.equal(part[:kept], all_of_them[:kept]) and not part[kept:].any()
+        assert kept < needed or rows >= needed
+    no_rays = function(*scene(0, device), rows=1)
+    assert [part.tolist() for part in no_rays] == [[[0.0] * 3], [[0.0] * 3], [[0.0] * 2], []]
+
+
 def test_axis_parallel_rays_and_broken_numbers_stay_inside_the_grid(device):
     directions = torch.eye(3, device=device).repeat(2, 1)
     origins = -2 * directions
@@ -292,6 +310,7 @@ def test_float64_rays_are_marched_in_float64(device):
         ({"fars": torch.zeros(3)}, "fars"),
         ({"bound": 0.0}, "bound"),
         ({"max_steps": 0}, "max_steps"),
+        ({"rows": -1}, "room for -1"),
     ],
 )
 def test_wrong_input_is_named(change, message):
@@ -314,8 +333,9 @@ def test_operators_follow_the_rules_of_torch(device):
         ops.morton3D_invert: (torch.arange(6, dtype=torch.int32, device=device),),
         ops.packbits: (cases.points(2, 64, device=device), 0.5),
         ops.flatten_rays: (torch.tensor([[0, 2], [2, 1]], dtype=torch.int32, device=device), 3),
-        ops.march_rays_train: (origins, directions, *settings),
         ops.march_rays: (torch.arange(5, dtype=torch.int32, device=device), nears, origins, directions, *settings, 3),
     }
     for op, args in calls.items():
         torch.library.opcheck(op.default, args)
+    for rows in (None, 2000):
+        torch.library.opcheck(ops.march_rays_train.default, (origins, directions, *settings, rows))

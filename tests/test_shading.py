@@ -71,4 +71,10 @@ def test_given_lights_are_made_unit_length():
 def test_values_of_a_view_reach_all_its_samples():
     values = torch.tensor([[1.0], [2.0]])
     counts = torch.tensor([2, 0, 1, 3], dtype=torch.int32)  # two rays a view
-    assert_close(per_sample(values, counts, 6)[:, 0], torch.tensor([1.0, 1.0, 2.0, 2.0, 2.0, 2.0]))
+    assert per_sample(values, counts, 6)[:, 0].tolist() == [1.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("samples, expected", [(8, [1, 1, 2, 2, 2, 2, 2, 2]), (3, [1, 1, 2]), (1, [1]), (0, [])])
+def test_rows_behind_the_samples_are_the_last_views_and_missing_ones_are_left_out(samples, expected):
+    values, counts = torch.tensor([[1.0], [2.0]]), torch.tensor([2, 0, 1, 3], dtype=torch.int32)
+    assert per_sample(values, counts, samples)[:, 0].tolist() == expected

@@ -17,14 +17,19 @@ namespace fusedfield {
 using gridencoder::Row;
 using tadpole::CudaScope;
 using tadpole::Launch;
+using tadpole::ScalarType;
 
 // A coordinate in the unit cube.
 __device__ __forceinline__ float unit(float bound, float x) { return (x + bound) / (2.f * bound); }
 
+// Of the samples that have a gradient; what is left of the points lies outside.
 __global__ void __launch_bounds__(kThreads)
-    unit_kernel(int64_t count, float bound, const float* __restrict__ positions, float* __restrict__ points) {
+    unit_kernel(const int32_t* __restrict__ samples, const int64_t* __restrict__ total, int64_t count, float bound,
+                const float* __restrict__ positions, float* __restrict__ points) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < count) points[i] = unit(bound, positions[i]);
+  if (i >= count) return;
+  const int64_t n = Reached(samples, total).of(i);
+  for (int d = 0; d < 3; ++d) points[3 * i + d] = n >= 0 ? unit(bound, positions[3 * n + d]) : 2.f;
 }
 
 template <int Parts>
@@ -54,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + warp) * kRows; first < count;
        first += static_cast<int64_t>(gridDim.x) * kBlockRows) {
     Left<S::Parts> x[S::Depth];
-    encoding.load(first, x);
+    encoding.load(Every{count}, first, x);
     const Sums raw = channels(weights, x, [](int, const auto&) {});
     for (int i = 0; i < 4; ++i) {
       const int64_t n = first + lane / 4 + i / 2 * 8;
@@ -168,23 +173,33 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
   Tensor flat = torch::stable::new_empty(s.x, {s.weights.size(0)});
   const int64_t parameter_count = s.weights.size(0);
   Tensor gradient = torch::stable::new_empty(s.x, {s.grid.active, s.count, 2});
+  const Cotangents cotangents{tadpole::data<float>(g), tadpole::data<float>(a), s.field.outputs};
+  const unsigned lists = tadpole::blocks(s.count, kListThreads);
+  Tensor in_list = torch::stable::new_empty(s.x, {lists}, ScalarType::Int);
+  Tensor samples = torch::stable::new_empty(s.x, {s.count}, ScalarType::Int);
+  Tensor reached = torch::stable::new_empty(s.x, {1}, ScalarType::Long);
+  s.scope.launch("count_reached_kernel", count_reached_kernel, {lists, kListThreads}, cotangents, s.count,
+                 tadpole::data<int32_t>(in_list));
+  s.scope.launch("list_reached_kernel", list_reached_kernel, {lists, kListThreads}, cotangents, s.count,
+                 tadpole::data<int32_t>(in_list), tadpole::data<int32_t>(samples), tadpole::data<int64_t>(reached));
   with_shape(widths, mixed, [&](auto shape) {
     using S = decltype(shape);
     constexpr size_t kShared = S::kWeightBytes + Kept<S>::kBytes;
     static_assert(kShared <= 99 << 10, "compute capability 8.6 has no more for a block");
     const Launch size = s.launch("field_backward_kernel", field_backward_kernel<S>, kShared);
     Tensor sums = torch::stable::new_empty(s.x, {size.blocks.x, parameter_count});
-    s.scope.launch("field_backward_kernel", field_backward_kernel<S>, size, s.field, s.count, s.columns(),
-                   parameter_count, s.parameters(), s.encoding(words), s.positions(),
-                   Cotangents{tadpole::data<float>(g), tadpole::data<float>(a)},
+    s.scope.launch("field_backward_kernel", field_backward_kernel<S>, size, s.field,
+                   tadpole::data<int32_t>(samples), tadpole::data<int64_t>(reached), s.columns(), parameter_count,
+                   s.parameters(), s.encoding(words), s.positions(), cotangents,
                    reinterpret_cast<float2*>(tadpole::data<float>(gradient)), tadpole::data<float>(sums));
     s.scope.launch("add_rows_kernel", add_rows_kernel, {tadpole::blocks(parameter_count, kThreads), kThreads},
                    size.blocks.x, parameter_count, tadpole::data<float>(std::as_const(sums)),
                    tadpole::data<float>(flat));
   });
   Tensor unit = torch::stable::new_empty(s.x, {s.count, 3});
-  s.scope.launch("unit_kernel", unit_kernel, {tadpole::blocks(3 * s.count, kThreads), kThreads}, 3 * s.count,
-                 s.field.bound, s.positions(), tadpole::data<float>(unit));
+  s.scope.launch("unit_kernel", unit_kernel, {tadpole::blocks(s.count, kThreads), kThreads},
+                 tadpole::data<int32_t>(samples), tadpole::data<int64_t>(reached), s.count, s.field.bound,
+                 s.positions(), tadpole::data<float>(unit));
   s.scope.launch("grid_embedding_gradient_kernel", gridencoder::grid_embedding_gradient_kernel<3, 2, false>,
                  s.of_levels(), s.grid, s.count, tadpole::data<Row<2, float>>(std::as_const(gradient)), 1, s.count, tadpole::data<float>(unit), nullptr,
                  tadpole::data<Row<2, float>>(table));

@@ -1,12 +1,13 @@
 // The gradients of the MLP on tensor cores, and the sums of them over samples.
 //
-// DESIGN: a block takes 64 samples. Each warp computes the layers of its 16 again and leaves what each layer read in
+// DESIGN: a block takes 64 of the samples that have a gradient. Each warp computes the layers of its 16 again and leaves what each layer read in
 // shared memory; then, from the last layer to the first, it leaves the gradient of the layer's outputs there too, and
 // all warps share the product of both, each a part of the weights, whose sums stay in its registers until the block
 // has seen all its samples. No atomics: a block leaves its sums in a row of its own, and rows are added in their order.
 #pragma once
 
 #include "fusedfield/csrc/cuda_network.h"
+#include "fusedfield/csrc/cuda_reached.h"
 
 namespace fusedfield {
 
@@ -108,53 +109,50 @@ __device__ __forceinline__ void hidden_gradients(const M& weight, const Left<Par
   });
 }
 
-// Cotangents of the outputs.
-struct Cotangents {
-  const float *sigma, *albedo;  // [count], [count, outputs - 1]
-
-  // Of the channels of samples first .. first + 16.
-  template <int Parts>
-  __device__ __forceinline__ Left<Parts> of_channels(const Field& field, const Sums& raw, const float* positions,
-                                                     int64_t first, int64_t count) const {
-    const int lane = threadIdx.x % kWarp;
-    Left<Parts> result = {};
-    for (int high = 0; high < 2; ++high) {
-      const int64_t n = first + lane / 4 + high * 8;
-      float value[2] = {};
-      for (int i = 0; i < 2; ++i) {
-        const int channel = lane % 4 * 2 + i;
-        if (n >= count || channel >= field.outputs) continue;
-        const float slope = activated(field, channel, raw.sum[2 * high + i], positions + 3 * n).slope;
-        value[i] = slope * (channel == 0 ? sigma[n] : albedo[n * (field.outputs - 1) + channel - 1]);
-      }
-      result.set(high, 0, value[0], value[1]);
+// Cotangents of the channels of rows first .. first + 16, of those of the outputs.
+template <int Parts>
+__device__ __forceinline__ Left<Parts> of_channels(const Cotangents& cotangents, const Field& field, const Sums& raw,
+                                                   const float* positions, const Reached& reached, int64_t first) {
+  const int lane = threadIdx.x % kWarp;
+  Left<Parts> result = {};
+  for (int high = 0; high < 2; ++high) {
+    const int64_t n = reached.of(first + lane / 4 + high * 8);
+    float value[2] = {};
+    for (int i = 0; i < 2; ++i) {
+      const int channel = lane % 4 * 2 + i;
+      if (n < 0 || channel >= field.outputs) continue;
+      value[i] = activated(field, channel, raw.sum[2 * high + i], positions + 3 * n).slope * cotangents.of(n, channel);
     }
-    return result;
+    result.set(high, 0, value[0], value[1]);
   }
-};
+  return result;
+}
 
-// `gradient`: of the encoding, [active, count]. `sums`: [blocks, parameters].
+// `samples` and `total`: of list_reached_kernel. `gradient`: of the encoding of these, [active, count]. `sums`: [blocks,
+// parameters].
 template <class S>
 __global__ void __launch_bounds__(kThreads)
-    field_backward_kernel(Field field, int64_t count, int columns, int64_t parameter_count,
-                          const float* __restrict__ parameters, Encoding encoding, const float* __restrict__ positions,
-                          Cotangents cotangents, float2* __restrict__ gradient, float* __restrict__ sums) {
+    field_backward_kernel(Field field, const int32_t* __restrict__ samples, const int64_t* __restrict__ total_samples,
+                          int columns, int64_t parameter_count, const float* __restrict__ parameters, Encoding encoding,
+                          const float* __restrict__ positions, Cotangents cotangents, float2* __restrict__ gradient,
+                          float* __restrict__ sums) {
   constexpr int T = S::kTiles, P = S::Parts;
   char* room = tadpole::dynamic_shared<char>();
   const Weights<S> weights(room, parameters, columns);
   const Kept<S> kept(room + S::kWeightBytes);
   const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp * kRows;
+  const Reached reached(samples, total_samples);
   NetworkSums<S> total;
-  for (int64_t start = static_cast<int64_t>(blockIdx.x) * kBlockRows; start < count;
+  for (int64_t start = static_cast<int64_t>(blockIdx.x) * kBlockRows; start < reached.size();
        start += static_cast<int64_t>(gridDim.x) * kBlockRows) {
     const int64_t first = start + row;
     Left<P> x[S::Depth], below[T], mine[T];
-    encoding.load(first, x);
+    encoding.load(reached, first, x);
     for (int k = 0; k < S::Depth; ++k) kept.inputs.store(row, k, x[k]);
     const Sums raw = channels(weights, x, [&](int l, const Left<P>(&hidden)[T]) {
       for (int k = 0; k < T; ++k) kept.hidden[l].store(row, k, hidden[k]);
     });
-    const Left<P> outputs[1] = {cotangents.of_channels<P>(field, raw, positions, first, count)};
+    const Left<P> outputs[1] = {of_channels<P>(cotangents, field, raw, positions, reached, first)};
     kept.channels.store(row, 0, outputs[0]);
     hidden_gradients(weights.last, outputs, kept.hidden[S::Hidden - 1], row, mine);
     for (int k = 0; k < T; ++k) kept.gradient.store(row, k, mine[k]);
@@ -172,9 +170,9 @@ __global__ void __launch_bounds__(kThreads)
     input_gradients<2 * S::Depth>(weights.first, mine, [&](int n, const Sums& sum) {
       const int level = n * 4 + lane % 4;
       for (int high = 0; high < 2; ++high) {
-        const int64_t sample = first + lane / 4 + high * 8;
-        if (level >= encoding.active || sample >= count) continue;
-        gradient[level * count + sample] = make_float2(sum.sum[2 * high], sum.sum[2 * high + 1]);
+        const int64_t i = first + lane / 4 + high * 8;
+        if (level >= encoding.active || i >= reached.size()) continue;
+        gradient[level * encoding.count + i] = make_float2(sum.sum[2 * high], sum.sum[2 * high + 1]);
       }
     });
     __syncthreads();  // all have read everything

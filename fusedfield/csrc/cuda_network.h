@@ -231,16 +231,19 @@ struct Encoding {
   int active;
   int64_t count;
 
-  // Of samples first .. first + 16; what is not there is 0.
-  template <int Depth, int Parts>
-  __device__ __forceinline__ void load(int64_t first, Left<Parts> (&x)[Depth]) const {
+  // Of rows first .. first + 16; what is not there is 0.
+  template <class Rows, int Depth, int Parts>
+  __device__ __forceinline__ void load(const Rows& rows, int64_t first, Left<Parts> (&x)[Depth]) const {
     const int lane = threadIdx.x % kWarp;
-    for (int k = 0; k < Depth; ++k) {
-      for (int i = 0; i < 4; ++i) {
-        const int64_t sample = first + lane / 4 + i % 2 * 8;
-        const int level = k * 8 + lane % 4 + i / 2 * 4;
-        for (int p = 0; p < Parts; ++p) {
-          x[k].word[p][i] = level < active && sample < count ? words[(p * active + level) * count + sample] : 0;
+    for (int high = 0; high < 2; ++high) {
+      const int64_t sample = rows.of(first + lane / 4 + high * 8);
+      for (int k = 0; k < Depth; ++k) {
+        for (int right = 0; right < 2; ++right) {
+          const int level = k * 8 + lane % 4 + right * 4;
+          for (int p = 0; p < Parts; ++p) {
+            const bool there = level < active && sample >= 0;
+            x[k].word[p][high + 2 * right] = there ? words[(p * active + level) * count + sample] : 0;
+          }
         }
       }
     }

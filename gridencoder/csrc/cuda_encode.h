@@ -119,6 +119,7 @@ __global__ void __launch_bounds__(kThreads)
   float x[D] = {}, direction[D] = {}, weight[1 << D];
   if (n < count) load_point<D, Directional>(inputs, directions, n, x, direction);
   const bool mine = n < count && inside(x, D);
+  if (!__any_sync(kAllLanes, mine)) return;
   const Cell<D> cell = locate<D>(grid, level, x);
   const Row<C, float> g = mine ? gradient[n * per_point + l * per_level] : Row<C, float>{};
   corner_weights<D, Directional>(cell, direction, -1, weight);

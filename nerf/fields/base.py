@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nerf.fields.rays import follow, sift
+from nerf.fields.rays import follow, in_blocks, sift
 
 NORMAL_MODES = ("finite", "analytic")
 # Rows a CPU takes through an MLP at once. Larger intermediates come from fresh pages of the system each time:
@@ -87,11 +87,12 @@ class Field(nn.Module):
 
     def query_rays(
         self, positions: Tensor, lengths: Tensor, packed_info: Tensor, limit: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`query` of the samples of rays, up to where each has ended.
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """`query` of the samples of rays, at least up to where each has ended.
 
         A ray ends behind the sample with which its optical depth, the sum of sigma times length, passes `limit`. Here
-        they are found without gradients, by their density alone where gradients are wanted, which takes another query.
+        they are found without gradients, by their density alone where gradients are wanted, which takes another query;
+        on a GPU only then: it is faster to evaluate everything than to ask.
 
         Args:
             positions: Samples in the box, one ray after the other. [M, 3]
@@ -101,10 +102,13 @@ class Field(nn.Module):
 
         Returns:
             sigma [K], albedo [K, 3], kept [K]: the samples that were reached, ascending, int64; counts [N]: how many
-            each ray has, int32.
+            each ray has, int32; None and None: all were evaluated.
         """
-        find = follow if positions.device.type == "cpu" else sift
-        if not torch.is_grad_enabled():
+        on_cpu, in_training = positions.device.type == "cpu", torch.is_grad_enabled()
+        if not on_cpu and not in_training:
+            return *in_blocks(self.query, positions), None, None
+        find = follow if on_cpu else sift
+        if not in_training:
             return find(self.query, positions, lengths, packed_info, limit)
         _, kept, counts = find(lambda x: (self.density(x),), positions, lengths, packed_info, limit)
         return *self.query(positions[kept]), kept, counts

@@ -11,6 +11,7 @@ import fusedfield
 from gridencoder import GridEncoder
 from nerf.fields.base import MLP, seeded
 from nerf.fields.network import GridField
+from nerf.fields.rays import in_blocks
 
 
 class HashGridField(GridField):
@@ -70,13 +71,18 @@ class HashGridField(GridField):
 
     def query_rays(
         self, positions: Tensor, lengths: Tensor, packed_info: Tensor, limit: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As of every field, but where there is an operator for it every sample is evaluated once."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """As of every field, but where there is an operator for it no sample is evaluated twice.
+
+        On a GPU all are, once: where a ray has ended they have no gradient, and the operator leaves them out then.
+        """
         operands, options = self._operands()
-        if not fusedfield.serves(positions, *operands[:2], self.mixed, rays=True):
-            return super().query_rays(positions, lengths, packed_info, limit)
-        options |= {"activation": self.density_activation, "mixed": self.mixed}
-        return fusedfield.field_query_rays(positions, lengths, packed_info, limit, *operands, **options)
+        if fusedfield.serves(positions, *operands[:2], self.mixed, rays=True):
+            options |= {"activation": self.density_activation, "mixed": self.mixed}
+            return fusedfield.field_query_rays(positions, lengths, packed_info, limit, *operands, **options)
+        if fusedfield.serves(positions, *operands[:2], self.mixed):
+            return *in_blocks(self.query, positions), None, None
+        return super().query_rays(positions, lengths, packed_info, limit)
 
     def _operands(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the operators of fusedfield take behind the samples."""

@@ -70,6 +70,14 @@ class Renderer(nn.Module):
     def update(self, step: int, *, generator: torch.Generator | None = None) -> None:
         """Bring what the renderer remembers of the field up to date; called before every training step."""
 
+    def had_room(self) -> bool:
+        """Whether there was room for all samples of what was rendered with gradients since the last call.
+
+        If not, its pictures are wrong; with the same generator they come right when they are rendered again, at the
+        latest after one more time. To be asked when the work of a step has been sent, before it is of consequence.
+        """
+        return True
+
     def render(
         self,
         cameras: Cameras,

@@ -13,6 +13,7 @@ from nerf.fields.base import Field
 from nerf.fields.rays import in_blocks
 from nerf.occupancy import OccupancyGrid
 from nerf.renderers.base import Integral, Renderer, Request, perturbed
+from nerf.renderers.room import Room
 from nerf.shading import per_sample, shade
 from nerf.types import Rays, RaySamples
 from raymarching import composite_rays_train, march_rays_train
@@ -26,6 +27,8 @@ LOOKS = 4  # random points of each cell at which a lost occupancy grid is found 
 
 class RaymarchRenderer(Renderer):
     """Marches every ray through an occupancy grid and blends the samples front to back.
+
+    In training a GPU is not waited for to learn how many samples there are: see `Room` and `had_room`.
 
     Args:
         field: Density and albedo.
@@ -73,6 +76,7 @@ class RaymarchRenderer(Renderer):
             decay=decay,
             warmup_updates=warmup_updates,
         )
+        self._samples, self._normals = Room(), Room()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """As in torch; where there is no occupancy grid (another renderer's state) it is found again from the field."""
@@ -90,13 +94,17 @@ class RaymarchRenderer(Renderer):
         if step % self.update_interval == 0:
             self.occupancy.update(self.field.density, generator=generator)
 
+    def had_room(self) -> bool:
+        return all([room.was_enough() for room in (self._samples, self._normals)])
+
     def march(self, rays: Rays, generator: torch.Generator | None = None) -> RaySamples:
         """The samples of every ray in occupied cells; with a generator each ray starts at a random part of a step."""
         noises = None
         if generator is not None:
             noises = torch.rand(len(rays.near), generator=generator, device=generator.device).to(rays.near.device)
         grid = self.occupancy
-        return RaySamples(
+        rows = self._samples.rows() if _guesses(rays.near) else None
+        samples = RaySamples(
             *march_rays_train(
                 rays.origins,
                 rays.directions,
@@ -109,8 +117,12 @@ class RaymarchRenderer(Renderer):
                 noises=noises,
                 dt_gamma=self.dt_gamma,
                 max_steps=self.max_steps,
+                rows=rows,
             )
         )
+        if _guesses(rays.near):
+            self._samples.need(samples.packed_info[-1].sum(), rows)
+        return samples
 
     def integrate(self, rays: Rays, request: Request) -> Integral:
         samples = self.march(rays, request.generator)
@@ -120,7 +132,7 @@ class RaymarchRenderer(Renderer):
         samples = _pick(samples, kept, counts)
         normals, colour = None, albedo
         if request.normals:
-            normals = self._normals(self._weights(sigmas.detach(), samples), samples.positions)
+            normals = self._normals_where(self._weights(sigmas.detach(), samples), samples.positions)
             lights = per_sample(request.lights, samples.packed_info[:, 1], len(sigmas))
             # One blend for colour and normal: the weights are computed once.
             colour = torch.cat([shade(request.shading, albedo, normals, lights), normals], 1)
@@ -140,7 +152,7 @@ class RaymarchRenderer(Renderer):
         found["normals"] = normals
         if request.perturb:
             moved = perturbed(samples.positions, self.field, request.generator)
-            found["normals_perturbed"] = self._normals(weights.detach(), moved)
+            found["normals_perturbed"] = self._normals_where(weights.detach(), moved)
         return Integral(blend[:, :3], opacity, depth, blend[:, 3:], found)
 
     @torch.no_grad()
@@ -148,16 +160,30 @@ class RaymarchRenderer(Renderer):
         channel = sigmas[:, None]
         return composite_rays_train(sigmas, channel, samples.ts, samples.packed_info, MIN_TRANSMITTANCE)[0]
 
-    def _normals(self, weights: Tensor, positions: Tensor) -> Tensor:
+    def _normals_where(self, weights: Tensor, positions: Tensor) -> Tensor:
         """Normals of the samples that weigh enough, zero for the others. [M, 3]"""
-        chosen = (weights > self.normal_weight).nonzero()[:, 0]
-        normals = in_blocks(self.field.normal, positions[chosen])
-        return normals.new_zeros(positions.shape).index_copy(0, chosen, normals)
+        count, heavy = len(positions), weights > self.normal_weight
+        rows = self._normals.rows() if _guesses(weights) else None
+        if rows is None:
+            chosen = heavy.nonzero()[:, 0]
+        else:
+            chosen = heavy.nonzero_static(size=rows, fill_value=count)[
+                :, 0
+            ]  # for a row behind the last, left out below
+        if _guesses(weights):
+            self._normals.need(heavy.sum(), rows)
+        normals = in_blocks(self.field.normal, positions[chosen.clamp(max=count - 1)])
+        return normals.new_zeros(count + 1, 3).index_copy(0, chosen, normals)[:count]
 
 
-def _pick(samples: RaySamples, kept: Tensor, counts: Tensor) -> RaySamples:
+def _guesses(tensor: Tensor) -> bool:
+    """Whether sizes are guessed, for one would have to wait for the device of this tensor, in a step of training."""
+    return tensor.device.type == "cuda" and torch.is_grad_enabled()
+
+
+def _pick(samples: RaySamples, kept: Tensor | None, counts: Tensor | None) -> RaySamples:
     """Only the samples with these indices. kept [K] int64, ascending; counts [N] int32, how many of each ray"""
-    if len(kept) == len(samples.ts):
+    if kept is None or len(kept) == len(samples.ts):
         return samples
     first = counts.cumsum(0, dtype=torch.int32) - counts
     return RaySamples(

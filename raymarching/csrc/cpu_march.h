@@ -87,7 +87,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o
                                                             const Tensor& bitfield, const Tensor& nears,
                                                             const Tensor& fars, const std::optional<Tensor>& noises,
                                                             double bound, int64_t C, int64_t H, double dt_gamma,
-                                                            int64_t max_steps) {
+                                                            int64_t max_steps, std::optional<int64_t> rows) {
   const MarchInputs in(rays_o, rays_d, bitfield, nears, fars, noises, bound, C, H, dt_gamma, max_steps);
   const RaySource source(in);
   const int64_t rays = in.rays();
@@ -106,23 +106,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o
       info[2 * n + 1] = static_cast<int32_t>(indices.size() - before);
     }
   });
-  int64_t M = 0;
+  int64_t count = 0;
   for (int64_t n = 0; n < rays; ++n) {
-    info[2 * n] = static_cast<int32_t>(M);
-    M += info[2 * n + 1];
-    STD_TORCH_CHECK(M <= INT32_MAX, "march_rays_train: more than 2^31 samples: march fewer rays at a time");
+    info[2 * n] = static_cast<int32_t>(count);
+    count += info[2 * n + 1];
+    STD_TORCH_CHECK(count <= INT32_MAX, "march_rays_train: more than 2^31 samples: march fewer rays at a time");
   }
 
-  Tensor xyzs = new_empty(in.origins, {M, 3}), dirs = new_empty(in.origins, {M, 3}), ts = new_empty(in.origins, {M, 2});
-  const SampleSink sink{data<float>(xyzs), data<float>(dirs), data<float>(ts)};
+  Samples samples(in.origins, count, rows);
+  const SampleSink sink = samples.sink();
   for_ray_blocks(rays, [&](int64_t begin, int64_t end) {
     const int32_t* index = found[begin / kRaysPerTask].data();
-    for (int64_t n = begin; n < end; ++n) {
+    for (int64_t n = begin; n < end; index += info[2 * n++ + 1]) {
       const Ray ray = source.ray(n, in.lattice);
-      for (int64_t j = info[2 * n]; j < info[2 * n] + info[2 * n + 1]; ++j) sink.write(j, ray, in.lattice, *index++);
+      const int64_t first = info[2 * n], owned = samples_of(info, n, samples.rows);
+      for (int64_t j = 0; j < owned; ++j) sink.write(first + j, ray, in.lattice, index[j]);
     }
   });
-  return {xyzs, dirs, ts, packed_info};
+  return {samples.xyzs, samples.dirs, samples.ts, packed_info};
 }
 
 std::tuple<Tensor, Tensor, Tensor> march_rays(const Tensor& rays_alive, const Tensor& rays_t, const Tensor& rays_o,
@@ -138,12 +139,12 @@ std::tuple<Tensor, Tensor, Tensor> march_rays(const Tensor& rays_alive, const Te
   const float* t = data<float>(from);
   const int64_t M = alive.size(0) * n_step;
   for (int64_t n = 0; n < alive.size(0); ++n) STD_TORCH_CHECK(id[n] < in.rays(), "rays_alive: no ray ", id[n]);
-  Tensor xyzs = new_empty(in.origins, {M, 3}), dirs = new_empty(in.origins, {M, 3}), ts = new_empty(in.origins, {M, 2});
-  const SampleSink sink{data<float>(xyzs), data<float>(dirs), data<float>(ts)};
+  Samples samples(in.origins, M, std::nullopt);
+  const SampleSink sink = samples.sink();
   for_ray_blocks(alive.size(0), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) march_piece(source, in.grid, in.lattice, id[n], t, n * n_step, n_step, sink);
   });
-  return {xyzs, dirs, ts};
+  return {samples.xyzs, samples.dirs, samples.ts};
 }
 
 }  // namespace raymarching

@@ -18,8 +18,8 @@ __global__ void count_samples_kernel(RaySource source, Grid grid, Lattice lattic
   info[2 * n + 1] = count;
 }
 
-// info[n][0] = sum of info[i][1] for i < n, *total = the sum of all. One block: each thread adds up a stretch of rays,
-// the stretches are scanned in shared memory.
+// info[n][0] = sum of info[i][1] for i < n, as far as an int32 goes, *total = the sum of all. One block: each thread adds
+// up a stretch of rays, the stretches are scanned in shared memory.
 __global__ void prefix_sum_kernel(int64_t N, int32_t* info, int64_t* total) {
   __shared__ int64_t sums[kScanThreads];
   const int64_t stretch = (N + kScanThreads - 1) / kScanThreads, begin = threadIdx.x * stretch;
@@ -37,18 +37,18 @@ __global__ void prefix_sum_kernel(int64_t N, int32_t* info, int64_t* total) {
   if (threadIdx.x == kScanThreads - 1) *total = sums[threadIdx.x];
   int64_t first = sums[threadIdx.x] - sum;
   for (int64_t n = begin; n < end; ++n) {
-    info[2 * n] = static_cast<int32_t>(first);
+    info[2 * n] = static_cast<int32_t>(first < INT32_MAX ? first : INT32_MAX);
     first += info[2 * n + 1];
   }
 }
 
-__global__ void write_samples_kernel(RaySource source, Grid grid, Lattice lattice, int64_t N, const int32_t* info,
-                                     SampleSink sink) {
+__global__ void write_samples_kernel(RaySource source, Grid grid, Lattice lattice, int64_t N, int64_t M,
+                                     const int32_t* info, SampleSink sink) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
   if (n >= N) return;
   const Ray ray = source.ray(n, lattice);
   int32_t k = -1;
-  for (int64_t j = info[2 * n], end = j + info[2 * n + 1]; j < end; ++j) {
+  for (int64_t j = info[2 * n], end = j + samples_of(info, n, M); j < end; ++j) {
     k = next_sample(ray, grid, lattice, k + 1);
     sink.write(j, ray, lattice, k);
   }
@@ -58,31 +58,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o
                                                             const Tensor& bitfield, const Tensor& nears,
                                                             const Tensor& fars, const std::optional<Tensor>& noises,
                                                             double bound, int64_t C, int64_t H, double dt_gamma,
-                                                            int64_t max_steps) {
+                                                            int64_t max_steps, std::optional<int64_t> rows) {
   const MarchInputs in(rays_o, rays_d, bitfield, nears, fars, noises, bound, C, H, dt_gamma, max_steps);
   const RaySource source(in);
   const int64_t N = in.rays();
   const CudaScope scope(in.origins);
   Tensor packed_info = new_empty(in.origins, {N, 2}, ScalarType::Int);
-  int64_t M = 0;
+  int64_t found = 0;
   if (N > 0) {
     Tensor total = new_empty(in.origins, {1}, ScalarType::Long);
     scope.launch("count_samples", count_samples_kernel, {blocks(N, kThreads), kThreads}, source, in.grid, in.lattice,
                  N, data<int32_t>(packed_info));
     scope.launch("prefix_sum", prefix_sum_kernel, {1, kScanThreads}, N, data<int32_t>(packed_info),
                  data<int64_t>(total));
-    // The one wait: how much memory to ask for.
-    cudaMemcpyAsync(&M, data<int64_t>(total), sizeof(M), cudaMemcpyDeviceToHost, scope.stream);
-    tadpole::check("march_rays_train", cudaStreamSynchronize(scope.stream));
-    STD_TORCH_CHECK(M <= INT32_MAX, "march_rays_train: more than 2^31 samples: march fewer rays at a time");
+    if (!rows) {  // the one wait: how much memory to ask for
+      cudaMemcpyAsync(&found, data<int64_t>(total), sizeof(found), cudaMemcpyDeviceToHost, scope.stream);
+      tadpole::check("march_rays_train", cudaStreamSynchronize(scope.stream));
+      STD_TORCH_CHECK(found <= INT32_MAX, "march_rays_train: more than 2^31 samples: march fewer rays at a time");
+    }
   }
-  Tensor xyzs = new_empty(in.origins, {M, 3}), dirs = new_empty(in.origins, {M, 3}), ts = new_empty(in.origins, {M, 2});
-  if (M > 0) {
-    const SampleSink sink{data<float>(xyzs), data<float>(dirs), data<float>(ts)};
+  Samples samples(in.origins, found, rows);
+  if (N > 0 && samples.rows > 0) {
     scope.launch("write_samples", write_samples_kernel, {blocks(N, kThreads), kThreads}, source, in.grid, in.lattice,
-                 N, data<int32_t>(packed_info), sink);
+                 N, samples.rows, data<int32_t>(packed_info), samples.sink());
   }
-  return {xyzs, dirs, ts, packed_info};
+  return {samples.xyzs, samples.dirs, samples.ts, packed_info};
 }
 
 __global__ void march_rays_kernel(RaySource source, Grid grid, Lattice lattice, int64_t rays, int64_t slots,
@@ -103,13 +103,12 @@ std::tuple<Tensor, Tensor, Tensor> march_rays(const Tensor& rays_alive, const Te
                from = checked(rays_t, "rays_t", {in.rays()});
   const int64_t slots = alive.size(0), M = slots * n_step;
   const CudaScope scope(in.origins);
-  Tensor xyzs = new_empty(in.origins, {M, 3}), dirs = new_empty(in.origins, {M, 3}), ts = new_empty(in.origins, {M, 2});
+  Samples samples(in.origins, M, std::nullopt);
   if (M > 0) {
-    const SampleSink sink{data<float>(xyzs), data<float>(dirs), data<float>(ts)};
     scope.launch("march_rays", march_rays_kernel, {blocks(slots, kThreads), kThreads}, RaySource(in), in.grid,
-                 in.lattice, in.rays(), slots, data<int32_t>(alive), data<float>(from), n_step, sink);
+                 in.lattice, in.rays(), slots, data<int32_t>(alive), data<float>(from), n_step, samples.sink());
   }
-  return {xyzs, dirs, ts};
+  return {samples.xyzs, samples.dirs, samples.ts};
 }
 
 }  // namespace raymarching

@@ -121,4 +121,29 @@ struct SampleSink {
   }
 };
 
+// What a ray may own of M samples: nothing, where packed_info points outside of them.
+HOST_DEVICE int64_t samples_of(const int32_t* info, int64_t n, int64_t M) {
+  const int64_t first = info[2 * n], count = info[2 * n + 1];
+  return first >= 0 && count >= 0 && first + count <= M ? count : 0;
+}
+
+// Positions, directions and distances of `found` samples; or of as many rows as were asked for, zeros at first.
+struct Samples {
+  int64_t rows;
+  Tensor xyzs, dirs, ts;
+
+  Samples(const Tensor& like, int64_t found, const std::optional<int64_t>& asked)
+      : rows(asked.value_or(found)),
+        xyzs(make(like, 3, asked.has_value())),
+        dirs(make(like, 3, asked.has_value())),
+        ts(make(like, 2, asked.has_value())) {}
+
+  SampleSink sink() { return {data<float>(xyzs), data<float>(dirs), data<float>(ts)}; }
+
+ private:
+  Tensor make(const Tensor& like, int64_t width, bool zeros) const {
+    return zeros ? new_zeros(like, {rows, width}) : new_empty(like, {rows, width});
+  }
+};
+
 }  // namespace raymarching

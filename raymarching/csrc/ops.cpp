@@ -12,7 +12,7 @@ STABLE_TORCH_LIBRARY(raymarching, m) {
   // -> xyzs, dirs, ts, packed_info
   m.def(
       "march_rays_train(Tensor rays_o, Tensor rays_d, Tensor density_bitfield, Tensor nears, Tensor fars, "
-      "Tensor? noises, float bound, int C, int H, float dt_gamma, int max_steps) "
+      "Tensor? noises, float bound, int C, int H, float dt_gamma, int max_steps, SymInt? rows) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
   // -> xyzs, dirs, ts
   m.def(

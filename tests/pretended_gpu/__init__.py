@@ -10,6 +10,7 @@ import subprocess
 import traceback
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -143,9 +144,11 @@ def pretend() -> None:
         "reset_peak_memory_stats": None,
         "synchronize": None,
         "empty_cache": None,
+        "current_stream": None,
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+    torch.cuda.Event = mock.Mock  # nothing is ever waited for
     torch.Generator = Generator
     torch.autograd.set_multithreading_enabled(False)  # threads would not know the mode
     torch.__future__.set_swap_module_params_on_conversion(True)  # or a parameter would lose what it holds
