@@ -72,6 +72,27 @@ def test_samples_without_a_gradient_cost_and_change_nothing(check, device, share
     assert_near(case.derivatives(case.query, x, reached=reached, outputs=outputs)[2:], gradients)
 
 
+@pytest.mark.parametrize("channel", range(4))
+def test_samples_with_a_gradient_in_one_channel_alone_have_one(device, channel):
+    case, x = Case(levels=2, hidden=(32,)).to(device), points(100).to(device)
+    table = case.table.requires_grad_()
+
+    def gradient(function):
+        sigma, albedo = function(x, table, case.layers)
+        return torch.autograd.grad(torch.cat([sigma[:, None], albedo], 1)[:, channel].sum(), table)
+
+    assert gradient(case.query)[0].any()
+    assert_near(gradient(case.query), gradient(case.reference), SPLIT)
+
+
+def test_more_samples_than_the_list_has_threads_and_blocks_have_their_gradient(check, device):
+    if device.type == "cpu":
+        pytest.skip("takes minutes under emulation")
+    count = 1024 * 1024 + 3000
+    reached = cases.points(count, 1)[:, 0].to(device) < 1e-3
+    check(Case(levels=1, hidden=(32,)), points(count), reached=reached)
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("activation", ["none", "exp", "softplus"])
 @pytest.mark.parametrize("options", [{"outputs": 1}, {"max_level": 0.4}])
