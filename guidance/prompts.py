@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guidance.transfer import sent
 from guidance.types import Conditioning
 
 VIEW_WORDS = ("front view", "side view", "back view", "overhead view")
@@ -133,20 +134,18 @@ class PromptEmbeddings:
     def condition(self, azimuth: Tensor, elevation: Tensor, options: ViewOptions) -> Conditioning:
         """The conditioning of B views: blended embeddings, and Perp-Neg's negatives where the options ask for it."""
         azimuth, elevation = azimuth.float(), elevation.float()
-        weights = view_weights(azimuth, elevation, options.angle_front, options.angle_overhead, sided=options.sided).to(
-            self.views.device
-        )
-        batch = len(weights)
-        positive = torch.einsum("bv,vld->bld", weights, self.views.float()).to(self.views.dtype)
+        weights = view_weights(azimuth, elevation, options.angle_front, options.angle_overhead, sided=options.sided)
+        batch, device = len(weights), self.views.device
+        positive = torch.einsum("bv,vld->bld", sent(weights, device), self.views.float()).to(self.views.dtype)
         uncond = self.negative.expand(batch, -1, -1)
         if not options.perpneg:
             return Conditioning(positive, uncond)
-        left = on_the_left(azimuth).to(self.views.device)
-        seen = torch.where(left, 1, len(self.views) - 1 if options.sided else 1)  # the side that is seen
+        # The side that is seen.
+        seen = sent(torch.where(on_the_left(azimuth), 1, len(self.views) - 1 if options.sided else 1), device)
         negatives = torch.stack([self.views[:1].expand(batch, -1, -1), self.views[seen]], 1)
         side = weights[:, 1:2] + weights[:, 4:].sum(1, keepdim=True)  # left and right together
         by_view = torch.cat([weights[:, :1], side, weights[:, 2:4]], 1)
-        return Conditioning(positive, uncond, negatives, perp_neg_weights(by_view, options))
+        return Conditioning(positive, uncond, negatives, sent(perp_neg_weights(by_view, options), device))
 
 
 def on_the_left(azimuth: Tensor) -> Tensor:

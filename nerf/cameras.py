@@ -62,7 +62,6 @@ def sample_views(
     width: int,
     *,
     generator: torch.Generator,
-    device: torch.device | str = "cpu",
 ) -> tuple[Views, Cameras]:
     """Draw `batch` random cameras around the origin.
 
@@ -71,10 +70,11 @@ def sample_views(
     looks up from below the ground). `jitter_pose` then moves the camera, the point it looks at and its up vector.
 
     Args:
-        generator: Source of every draw; on any device, the draws are made there.
+        generator: Source of every draw.
 
     Returns:
-        The views as the cameras really stand (after the jitter), angles in degrees, [B]; and the cameras.
+        The views as the cameras really stand (after the jitter), angles in degrees, [B]; and the cameras; on the device
+        of the generator.
     """
     options = {"generator": generator, "device": generator.device}
     draws = torch.rand(7, batch, **options)
@@ -96,9 +96,7 @@ def sample_views(
         targets = ranges.jitter_target * torch.randn(batch, 3, **options)
         up = up + ranges.jitter_up * torch.randn(batch, 3, **options)
         views = views_from_positions(positions)
-    c2w = look_at(positions, targets, up)
-    views = Views(views.azimuth.to(device), views.elevation.to(device), views.radius.to(device))
-    return views, Cameras(c2w.to(device), fovy.to(device), height, width)
+    return views, Cameras(look_at(positions, targets, up), fovy, height, width)
 
 
 def orbit_views(

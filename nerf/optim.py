@@ -52,7 +52,12 @@ def resume(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 def _found_inf(norm: Tensor) -> Tensor:
     """1.0 where a norm is not finite, else 0.0. 0-d"""
-    return (~norm.isfinite()).float()
+    return (_nothing(norm) != 0).float()
+
+
+def _nothing(norm: Tensor) -> Tensor:
+    """0, or NaN where a norm is not finite; isfinite() would be four launches. 0-d"""
+    return norm - norm
 
 
 def _gradient_norm(optimizer: Optimizer) -> Tensor:
@@ -139,7 +144,7 @@ class Adan(Optimizer):
     def _clip(self, norm: Tensor) -> Tensor:
         """By what all gradients are multiplied; a tensor, so that a GPU is not waited for. NaN: change nothing. 0-d"""
         limit = self.max_grad_norm or math.inf
-        return (limit / (norm + 1e-12)).clamp(max=1.0).masked_fill(~norm.isfinite(), math.nan)
+        return (limit / (norm + 1e-12)).clamp(max=1.0) + _nothing(norm)
 
     def _averages(self, p: Tensor, clip: Tensor) -> tuple[Tensor, ...]:
         """The averages of the parameter, with its clock advanced."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from guidance.diffusion import DiffusionGuidance, picture_grid
+from guidance.transfer import all_sent
 from guidance.types import GuidanceBatch, GuidanceOutput
 from nerf import checkpoint, losses
 from nerf.cameras import sample_views
@@ -24,7 +25,7 @@ from nerf.renderers.base import Renderer
 from nerf.runlog import RunLog
 from nerf.schedule import Plan, Schedule
 from nerf.seeding import step_generator
-from nerf.types import Cameras, RenderOutput, Views
+from nerf.types import Cameras, RenderOutput, Shading, Views
 from nerf.watch import (
     ADVICE,
     LESS_GUIDED,
@@ -40,6 +41,17 @@ from nerf.watch import (
 
 LOG_INTERVAL = 10  # steps between two looks at the losses: each look waits for the GPU
 BROKEN = "weights that are not finite"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a step looks at."""
+
+    plan: Plan
+    views: Views  # on the host
+    cameras: Cameras
+    shading: Shading
+    background: Tensor | None
 
 
 @dataclass
@@ -186,18 +198,18 @@ class Trainer:
     def _train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
         step, schedule = self.step, self.schedule
         plan = schedule.plan(step)
-        generator = step_generator(schedule.seed, step, self.device, stream="render")
-        views, cameras = sample_views(
-            plan.views, schedule.batch_size, plan.height, plan.width, generator=generator, device=self.device
-        )
+        generator = step_generator(schedule.seed, step, stream="render")
+        scene = self._scene(plan, generator)
+        if self.device.type != "cpu":
+            generator = step_generator(schedule.seed, step, self.device, stream="render")
         self.renderer.field.set_max_level(plan.max_level)
         self.renderer.update(step, generator=generator)
         drawn = generator.get_state()
-        out, terms, metrics, learns = self._gradients(plan, views, cameras, generator)
+        out, terms, metrics, learns = self._gradients(scene, generator)
         while not self.renderer.had_room():
             del out, terms, metrics  # their memory is needed
             generator.set_state(drawn)
-            out, terms, metrics, learns = self._gradients(plan, views, cameras, generator)
+            out, terms, metrics, learns = self._gradients(scene, generator)
         stuck = out.opacity.new_zeros(())
         if learns:
             scale_lr(self.optimizer, plan.lr_factor)
@@ -208,18 +220,27 @@ class Trainer:
         metrics["skipped"] = torch.stack([metrics[f"{name}_skipped"] for name in self.guidance]).mean().maximum(stuck)
         return out, terms | {"opacity_mean": out.opacity.detach().mean()} | metrics
 
+    def _scene(self, plan: Plan, generator: torch.Generator) -> Scene:
+        """Drawn and computed on the host: a few numbers for each view, which would be a hundred launches on a GPU."""
+        views, cameras = sample_views(
+            plan.views, self.schedule.batch_size, plan.height, plan.width, generator=generator
+        )
+        shading, cameras = all_sent(plan.shading_for(cameras), self.device), all_sent(cameras, self.device)
+        return Scene(plan, views, cameras, shading, plan.background_for(cameras))
+
     def _gradients(
-        self, plan: Plan, views: Views, cameras: Cameras, generator: torch.Generator
+        self, scene: Scene, generator: torch.Generator
     ) -> tuple[RenderOutput, dict[str, Tensor], dict[str, Tensor], bool]:
         """Leave the gradients of a step in the parameters.
 
         Returns what was rendered, losses, metrics, and whether there is anything to learn: not where nothing was hit.
         """
+        plan, views = scene.plan, scene.views
         out = self.renderer.render(
-            cameras,
-            plan.shading_for(cameras),
+            scene.cameras,
+            scene.shading,
             generator=generator,
-            background=plan.background_for(cameras),
+            background=scene.background,
             need_normals=plan.need_normals,
             perturb_normals=plan.perturb_normals,
         )
