@@ -246,12 +246,12 @@ class Trainer:
         )
         if self.grad_clip_rgb > 0 and out.rgb.requires_grad:
             out.rgb.register_hook(lambda grad: grad.clamp(-self.grad_clip_rgb, self.grad_clip_rgb))
-        terms, metrics = losses.evaluate(out, plan.weights), {}
+        terms, metrics, lost = losses.evaluate(out, plan.weights), {}, {}
         for name, prior in self.guidance.items():
             result = prior(self._batch(out, views, plan))
             terms["guidance"] = terms.get("guidance", 0) + result.loss
             metrics |= {f"{name}_{key}": value for key, value in result.metrics.items()}
-            metrics[f"{name}_skipped"] = result.lost.float().mean()
+            lost[f"{name}_skipped"] = result.lost
             if result.pictures is not None:
                 self._save_pictures(name, result, len(views.azimuth))
         total = sum(plan.weights[name] * term for name, term in terms.items())
@@ -259,6 +259,7 @@ class Trainer:
         if total.requires_grad:
             total.backward()
             losses.add_field_gradients(self.renderer.field, plan.weights, generator=generator)
+        metrics |= {name: views.float().mean() for name, views in lost.items()}  # known after the backward pass
         return out, {name: term.detach() for name, term in terms.items()}, metrics, total.requires_grad
 
     def _batch(self, out: RenderOutput, views: Views, plan: Plan) -> GuidanceBatch:
