@@ -204,6 +204,7 @@ def step(config: Config, renderer: Renderer, device: torch.device) -> tuple[str,
         out = renderer.render(cameras, Shading(), background=grey)
         optimizer.zero_grad(set_to_none=True)
         (out.rgb * cotangent).sum().backward()
+        renderer.had_room()  # of a scene that stands still it has
         optimizer.step()
         return out.rgb.detach()
 

@@ -16,9 +16,10 @@ import guidance.pipeline
 import main
 import pretended_gpu
 from guidance import stable_diffusion
-from nerf import build, driver
+from nerf import build, driver, trainer
 from nerf.config import Config
 from nerf.renderers import room
+from nerf.seeding import step_generator
 from test_guidance_graphs import Fake
 
 
@@ -32,6 +33,7 @@ def steps(target: str, options: str) -> None:
         room.SLACK, room.GRAIN = slack, 1
     precision = stable_diffusion.default_precision(torch.device("cpu"))
     stable_diffusion.default_precision = lambda device: precision
+    trainer.step_generator = as_on_a_cpu
     config, rows = Config().updated({**options, "guidance": ("toybox",)}), []
     with pretended_gpu.Gpu() as gpu:
         made = build.build_trainer(config, torch.device("cuda", 0))
@@ -45,6 +47,16 @@ def steps(target: str, options: str) -> None:
             terms = {name: float(term) for name, term in terms.items()}
             rows.append({"terms": terms, "waits": waits, "tries": made._gradients.call_count})
     Path(target).write_text(json.dumps(rows))
+
+
+def as_on_a_cpu(seed, step, device="cpu", *, stream="", views={}) -> torch.Generator:  # noqa: B006
+    """Numbers for samples go on behind those for views, which on a GPU come from a generator of the host's."""
+    made = step_generator(seed, step, device, stream=stream)
+    if stream == "render":
+        if made.device.type == "cuda":
+            made.set_state(views[step].get_state())
+        views[step] = made
+    return made
 
 
 def waits_of_kernels() -> Counter:

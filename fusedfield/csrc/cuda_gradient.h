@@ -1,9 +1,10 @@
 // The gradients of the MLP on tensor cores, and the sums of them over samples.
 //
-// DESIGN: a block takes 64 of the samples that have a gradient. Each warp computes the layers of its 16 again and leaves what each layer read in
-// shared memory; then, from the last layer to the first, it leaves the gradient of the layer's outputs there too, and
-// all warps share the product of both, each a part of the weights, whose sums stay in its registers until the block
-// has seen all its samples. No atomics: a block leaves its sums in a row of its own, and rows are added in their order.
+// DESIGN: a block takes 64 of the samples that have a gradient. Each warp computes the layers of its 16 again and leaves
+// what each layer read in shared memory; then, from the last layer to the first, it leaves the gradient of the layer's
+// outputs there too, and all warps share the product of both, each a part of the weights, whose sums stay in its
+// registers until the block has seen all its samples. No atomics: a block leaves its sums in a row of its own, and rows
+// are added in their order.
 #pragma once
 
 #include "fusedfield/csrc/cuda_network.h"

@@ -167,9 +167,8 @@ class RaymarchRenderer(Renderer):
         if rows is None:
             chosen = heavy.nonzero()[:, 0]
         else:
-            chosen = heavy.nonzero_static(size=rows, fill_value=count)[
-                :, 0
-            ]  # for a row behind the last, left out below
+            # What fills it up is for a row behind the last, which is left out below.
+            chosen = heavy.nonzero_static(size=rows, fill_value=count)[:, 0]
         if _guesses(weights):
             self._normals.need(heavy.sum(), rows)
         normals = in_blocks(self.field.normal, positions[chosen.clamp(max=count - 1)])
