@@ -64,7 +64,7 @@ ENDS = {"nonzero nerf/fields/rays.py": 1}  # how many samples are reached
         ({**PACKED, "albedo_iter_ratio": 1.0}, {}),
         ({**PACKED, "albedo_iter_ratio": 0.0, "fp16": True, "batch_size": 2}, {}),
         ({**PACKED, "albedo_iter_ratio": 0.0, "lambda_3d_normal_smooth": 1e-3, "normal_mode": "analytic"}, {}),
-        ({**PACKED, "albedo_iter_ratio": 0.0, "slack": 0.5}, {}),
+        ({**PACKED, "albedo_iter_ratio": 0.0, "tight": True}, {}),
         ({**PACKED, "albedo_iter_ratio": 1.0, "hidden_dim": 16}, ENDS),
         ({"cuda_ray": False, "albedo_iter_ratio": 1.0}, {}),
         ({"cuda_ray": False, "latent_iter_ratio": 1.0, "backbone": "vanilla", "distill": "ism"}, {}),
@@ -81,7 +81,7 @@ ENDS = {"nonzero nerf/fields/rays.py": 1}  # how many samples are reached
 )
 def test_a_step_has_the_losses_of_the_cpu_and_no_other_waits(on_gpu, make, prior, tmp_path, options, waits):
     config = TINY | {"toybox_dir": str(prior), "latent_iter_ratio": 0.0} | options
-    made = make(**{name: value for name, value in config.items() if name != "slack"})
+    made = make(**{name: value for name, value in config.items() if name != "tight"})
     expected = [{name: float(term) for name, term in made.train_step()[1].items()} for _ in range(3)]
     on_gpu("steps", "steps.json", json.dumps(config | {"device": "cuda"}))
     rows = json.loads((tmp_path / "steps.json").read_text())
@@ -92,8 +92,7 @@ def test_a_step_has_the_losses_of_the_cpu_and_no_other_waits(on_gpu, make, prior
             )  # of places beside samples, of which a CPU has those alone that are reached
         assert row["terms"] == pytest.approx(terms, rel=1e-3, abs=1e-4)
     assert rows[1]["waits"] == waits  # no step in which the occupancy grid is looked at
-    # Samples first, whose number is known from the step before, and then normals.
-    assert [row["tries"] for row in rows] == ([1, 3, 3] if "slack" in options else [1, 1, 1])
+    assert [row["tries"] for row in rows] == ([1, 3, 3] if "tight" in options else [1, 1, 1])
 
 
 def test_the_command_makes_a_video_and_a_mesh_and_goes_on(on_gpu, prior, tmp_path):
