@@ -7,6 +7,7 @@ left is one tensor, which the residual connection holds anyway.
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -78,6 +79,12 @@ class _NormSilu(nn.GroupNorm):
         return NormSilu.apply(x, self.weight, self.bias, self.num_groups, self.eps)
 
 
+def _residual(block: nn.Module, x: Tensor, temb: None = None) -> Tensor:
+    """What is left of a block of an encoder: no time, no scale of 1 to divide by, and no third tensor for the sum."""
+    y = block.conv2(block.norm2(block.conv1(block.norm1(x))))
+    return y.add_(x if block.conv_shortcut is None else block.conv_shortcut(x))
+
+
 def make_lean(encoder: nn.Module) -> nn.Module:
     """Let the frozen encoder of diffusers' AutoencoderKL keep little for its gradient. In place; weights stay.
 
@@ -94,6 +101,8 @@ def make_lean(encoder: nn.Module) -> nn.Module:
     for block in blocks:
         block.norm1.__class__ = block.norm2.__class__ = _NormSilu
         block.nonlinearity = nn.Identity().train(encoder.training)
+        if block.output_scale_factor == 1:
+            block.forward = MethodType(_residual, block)
     encoder.conv_norm_out.__class__, encoder.conv_act = _NormSilu, nn.Identity().train(encoder.training)
     for module in encoder.modules():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):

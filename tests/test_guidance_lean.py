@@ -101,6 +101,21 @@ def test_an_autoencoder_has_the_same_latents_and_the_same_gradient(batch, size, 
     assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 1 - 1e-6
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_sum_is_scaled_where_the_model_says_so_and_only_there(scale):
+    vae = autoencoder()
+    blocks = [module for module in vae.encoder.modules() if hasattr(module, "output_scale_factor")]
+    for block in blocks:
+        block.output_scale_factor = scale
+    pictures = torch.rand(1, 3, 16, 16)
+    (latents, ours), (expected, theirs) = gradient(lean_copy(vae), pictures), gradient(vae, pictures)
+    torch.testing.assert_close((latents, ours), (expected, theirs), rtol=1e-4, atol=1e-5)
+    with torch.profiler.profile() as seen:
+        lean_copy(vae).encode(pictures)
+    divisions = sum(event.count for event in seen.key_averages() if event.key == "aten::div")
+    assert divisions == 1 + (len(blocks) if scale != 1 else 0)  # one of the attention's
+
+
 def test_in_half_precision_the_gradient_is_as_far_from_float32_as_the_plain_one():
     vae, pictures = autoencoder(), torch.rand(2, 3, 32, 32)
     _, exact = gradient(vae, pictures)
