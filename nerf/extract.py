@@ -157,10 +157,10 @@ def occupied_cells(occupancy) -> Tensor:
     size = occupancy.resolution
     if not int(occupancy.updates):
         return torch.ones(size, size, size, dtype=torch.bool)
-    density = occupancy.density_grid[-1].cpu()
+    occupied = (occupancy.density_grid[-1] > occupancy.threshold()).cpu()
     x, y, z = morton3D_invert(torch.arange(size**3, dtype=torch.int32)).long().unbind(1)
     cells = torch.zeros(size, size, size, dtype=torch.bool)
-    cells[x, y, z] = density > occupancy.threshold()
+    cells[x, y, z] = occupied
     return cells
 
 

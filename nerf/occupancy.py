@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nerf.fields.rays import block_size
 from raymarching import cascade_half_width, morton3D_invert, packbits
 
-CHUNK = 1 << 16  # points per query: bounds the memory of an update
 # Without a floor the cells of a field that has become empty would stay occupied: they and their mean decay together.
 FLOOR = 1e-3  # 1/scene unit: a path through the whole box at this density is 0.3 % opaque
 
@@ -73,19 +73,20 @@ class OccupancyGrid(nn.Module):
             generator: Draws cells and points; None: every cell, at its centre.
         """
         full = generator is None or int(self.updates) < self.warmup_updates
+        block = block_size(self.density_grid.device)
         for cascade in range(self.cascades):
             old = self.density_grid[cascade]
             if full:
                 # A loop over ranges, so that 128^3 cells never exist as one list of points.
-                for first in range(0, old.numel(), CHUNK):
-                    part = old[first : first + CHUNK]
+                for first in range(0, old.numel(), block):
+                    part = old[first : first + block]
                     cells = torch.arange(first, first + len(part), dtype=torch.int32, device=old.device)
                     density = self._look(density_fn, cells, cascade, generator)
                     torch.maximum(part.mul_(self.decay), density, out=part)
             else:
                 cells = self._choose(old, generator)
                 seen = torch.full_like(old, -1.0)
-                for some in cells.split(CHUNK):
+                for some in cells.split(block):
                     density = self._look(density_fn, some, cascade, generator)
                     # A maximum is the same in every order: cells drawn twice do no harm.
                     seen.scatter_reduce_(0, some.long(), density, "amax")
@@ -94,10 +95,10 @@ class OccupancyGrid(nn.Module):
         self.updates += 1
         self.bitfield.copy_(packbits(self.density_grid, self.threshold()))
 
-    def threshold(self) -> float:
-        """The density above which a cell is worth a sample, 1/scene unit."""
+    def threshold(self) -> Tensor:
+        """The density above which a cell is worth a sample, 1/scene unit. []"""
         # A little less than the mean, or rounding would decide about a field that is the same everywhere.
-        return max(min(0.99 * float(self.mean_density), self.density_thresh), FLOOR)
+        return (0.99 * self.mean_density.double()).clamp(max=self.density_thresh).clamp(min=FLOOR).float()
 
     def occupied(self) -> Tensor:
         """Share of the cells of each cascade that are worth a sample, in [0, 1]. [C]"""

@@ -56,12 +56,12 @@ def morton3D_invert(indices: Tensor) -> Tensor:
     return reference.morton3D_invert(indices)
 
 
-def packbits(grid: Tensor, thresh: float) -> Tensor:
+def packbits(grid: Tensor, thresh: float | Tensor) -> Tensor:
     """One bit per cell: whether its density is above the threshold. Cell n is bit n % 8 of byte n // 8.
 
     Args:
         grid: Density of each cell in Morton order, one row per cascade. [C, H^3]
-        thresh: In the unit of `grid`.
+        thresh: In the unit of `grid`: a number, or one on the grid's device, for which nobody has to wait. []
 
     Returns:
         bitfield, uint8. [C * H^3 / 8]
@@ -73,8 +73,10 @@ def packbits(grid: Tensor, thresh: float) -> Tensor:
     if grid.numel() % 8:
         raise ValueError(f"grid must have a multiple of 8 cells, got {grid.numel()}")
     grid = grid.detach()
+    if not isinstance(thresh, Tensor):
+        thresh = torch.full((), thresh, device=grid.device)
     if native(grid):
-        return torch.ops.raymarching.packbits(grid, float(thresh))
+        return torch.ops.raymarching.packbits(grid, thresh.float())
     return reference.packbits(grid, thresh)
 
 

@@ -60,7 +60,7 @@ def morton3D_invert(indices: Tensor) -> Tensor:
     return (((indices.long()[..., None, None] >> (3 * bit + axis)) & 1) << bit).sum(-1).int()
 
 
-def packbits(grid: Tensor, thresh: float) -> Tensor:
+def packbits(grid: Tensor, thresh: float | Tensor) -> Tensor:
     above = (grid.reshape(-1, 8) > thresh).int()
     return (above << torch.arange(8, device=grid.device, dtype=torch.int32)).sum(1).to(torch.uint8)
 

@@ -114,7 +114,8 @@ def test_morton_order_interleaves_bits_and_comes_back(device, n):
 def test_packed_bits_are_those_of_numpy(device):
     grid = cases.points(2, 4**3, device=device)
     expected = np.packbits(grid.cpu().numpy() > np.float32(0.4), bitorder="little")
-    assert raymarching.packbits(grid, 0.4).tolist() == expected.tolist()
+    for thresh in (0.4, torch.tensor(0.4, device=device)):
+        assert raymarching.packbits(grid, thresh).tolist() == expected.tolist()
     assert reference.packbits(grid, 0.4).tolist() == expected.tolist()
 
 
@@ -331,7 +332,7 @@ def test_operators_follow_the_rules_of_torch(device):
         ops.sph_from_ray: (origins, directions, 2.0),
         ops.morton3D: (torch.arange(6, dtype=torch.int32, device=device).reshape(2, 3),),
         ops.morton3D_invert: (torch.arange(6, dtype=torch.int32, device=device),),
-        ops.packbits: (cases.points(2, 64, device=device), 0.5),
+        ops.packbits: (cases.points(2, 64, device=device), torch.tensor(0.5, device=device)),
         ops.flatten_rays: (torch.tensor([[0, 2], [2, 1]], dtype=torch.int32, device=device), 3),
         ops.march_rays: (torch.arange(5, dtype=torch.int32, device=device), nears, origins, directions, *settings, 3),
     }

@@ -12,13 +12,18 @@ from torch import Tensor
 
 from raymarching import flatten_rays
 
-CPU_BLOCK, GPU_BLOCK = 1 << 16, 1 << 18  # points per query without gradients: bounds memory; stays near a CPU's cache
+CPU_BLOCK, GPU_BLOCK = 1 << 16, 1 << 18  # bounds memory; stays near a CPU's cache
 ROUND = 16  # samples of each ray between two looks at which rays have ended
+
+
+def block_size(device: torch.device) -> int:
+    """How many points to query at a time without gradients."""
+    return CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
 
 
 def in_blocks(function, x: Tensor):
     """Call `function` on x [M, 3]; without gradients block by block. Returns what it returns, a tensor or a tuple."""
-    size = CPU_BLOCK if x.device.type == "cpu" else GPU_BLOCK
+    size = block_size(x.device)
     if torch.is_grad_enabled() or len(x) <= size:
         return function(x)
     parts = [function(block) for block in x.split(size)]

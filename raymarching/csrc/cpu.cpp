@@ -61,13 +61,13 @@ Tensor morton3D_invert(const Tensor& indices) {
   return coords;
 }
 
-Tensor packbits(const Tensor& grid, double thresh) {
-  const Tensor flat = checked(grid, "grid", {-1, -1});
+Tensor packbits(const Tensor& grid, const Tensor& thresh) {
+  const Tensor flat = checked(grid, "grid", {-1, -1}), limit = checked(thresh, "thresh", {});
   STD_TORCH_CHECK(flat.numel() % 8 == 0, "raymarching: the grid must have a multiple of 8 cells, got ", flat.numel());
   Tensor bits = new_empty(flat, {flat.numel() / 8}, ScalarType::Byte);
   const float* in = data<float>(flat);
   uint8_t* out = data<uint8_t>(bits);
-  const float threshold = static_cast<float>(thresh);
+  const float threshold = *data<float>(limit);
   parallel_for(0, bits.numel(), 8192, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       uint32_t byte = 0;

@@ -31,9 +31,9 @@ __global__ void morton3D_invert_kernel(const int32_t* indices, int64_t N, int32_
 }
 
 // One thread per cell, so that neighbours read neighbours; the vote of a warp is four bytes.
-__global__ void packbits_kernel(const float* grid, float threshold, int64_t cells, uint8_t* out) {
+__global__ void packbits_kernel(const float* grid, const float* threshold, int64_t cells, uint8_t* out) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  const unsigned votes = __ballot_sync(kAllLanes, n < cells && grid[n] > threshold);
+  const unsigned votes = __ballot_sync(kAllLanes, n < cells && grid[n] > *threshold);
   const int lane = threadIdx.x % kWarp;
   if (n < cells && lane % 8 == 0) out[n / 8] = static_cast<uint8_t>(votes >> lane);
 }
@@ -95,14 +95,14 @@ Tensor morton3D_invert(const Tensor& indices) {
   return coords;
 }
 
-Tensor packbits(const Tensor& grid, double thresh) {
-  const Tensor flat = checked(grid, "grid", {-1, -1});
+Tensor packbits(const Tensor& grid, const Tensor& thresh) {
+  const Tensor flat = checked(grid, "grid", {-1, -1}), limit = checked(thresh, "thresh", {});
   const int64_t cells = flat.numel();
   STD_TORCH_CHECK(cells % 8 == 0, "raymarching: the grid must have a multiple of 8 cells, got ", cells);
   const CudaScope scope(flat);
   Tensor bits = new_empty(flat, {cells / 8}, ScalarType::Byte);
   if (cells > 0) {
-    scope.launch("packbits", packbits_kernel, {blocks(cells, kThreads), kThreads}, data<float>(flat), thresh, cells,
+    scope.launch("packbits", packbits_kernel, {blocks(cells, kThreads), kThreads}, data<float>(flat), data<float>(limit), cells,
                  data<uint8_t>(bits));
   }
   return bits;

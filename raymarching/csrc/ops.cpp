@@ -7,7 +7,7 @@ STABLE_TORCH_LIBRARY(raymarching, m) {
   m.def("sph_from_ray(Tensor rays_o, Tensor rays_d, float radius) -> Tensor");
   m.def("morton3D(Tensor coords) -> Tensor");
   m.def("morton3D_invert(Tensor indices) -> Tensor");
-  m.def("packbits(Tensor grid, float thresh) -> Tensor");
+  m.def("packbits(Tensor grid, Tensor thresh) -> Tensor");
   m.def("flatten_rays(Tensor packed_info, SymInt M) -> Tensor");
   // -> xyzs, dirs, ts, packed_info
   m.def(
