@@ -24,8 +24,8 @@ def serves(positions: Tensor, embeddings: Tensor, layers: Layers, mixed: bool = 
     They are made for float32, grids of 3 dimensions and 2 features a level, and give no gradient in the positions.
 
     - On a CPU: 2 to 8 layers of up to 256 channels; `mixed` asks for AVX-512 BF16.
-    - On CUDA, from compute capability 8.0 on: up to 16 levels, 2 or 3 layers, 32 or 64 channels in each between them;
-      samples along rays (`rays`, of field_query_rays) are not served.
+    - On CUDA, compiled for and on compute capability 8.0 or newer: up to 16 levels, 2 or 3 layers, 32 or 64 channels in
+      each between them; samples along rays (`rays`, of field_query_rays) are not served.
     """
     tensors = [positions, embeddings, *(tensor for layer in layers for tensor in layer)]
     device = positions.device
@@ -36,24 +36,20 @@ def serves(positions: Tensor, embeddings: Tensor, layers: Layers, mixed: bool = 
         and embeddings.shape[1] == 2
         and not (positions.requires_grad and torch.is_grad_enabled())
         and extension.serves("fusedfield", positions)
-        and SERVES[device.type](device, [weight.shape[1] for weight, _ in layers], mixed, rays)
+        and SERVES[device.type](positions, [weight.shape[1] for weight, _ in layers], mixed, rays)
     )
 
 
-def _serves_cpu(device: torch.device, inputs: list[int], mixed: bool, rays: bool) -> bool:
+def _serves_cpu(like: Tensor, inputs: list[int], mixed: bool, rays: bool) -> bool:
     return 2 <= len(inputs) <= 8 and max(inputs) <= 256 and (not mixed or torch.ops.fusedfield.has_bf16())
 
 
-def _serves_cuda(device: torch.device, inputs: list[int], mixed: bool, rays: bool) -> bool:
-    return tensor_cores_serve(inputs, rays) and torch.cuda.get_device_capability(device) >= (8, 0)
+def _serves_cuda(like: Tensor, inputs: list[int], mixed: bool, rays: bool) -> bool:
+    known = not rays and len(inputs) in (2, 3) and inputs[0] <= 32 and set(inputs[1:]) in ({32}, {64})
+    return known and torch.ops.fusedfield.has_tensor_cores(like)
 
 
-def tensor_cores_serve(inputs: list[int], rays: bool) -> bool:
-    """Whether csrc/cuda.cu has kernels for layers of so many inputs."""
-    return not rays and len(inputs) in (2, 3) and inputs[0] <= 32 and set(inputs[1:]) in ({32}, {64})
-
-
-SERVES = {"cpu": _serves_cpu, "cuda": _serves_cuda}  # by type of device: layers of so many inputs each
+SERVES = {"cpu": _serves_cpu, "cuda": _serves_cuda}  # by type of device: for a tensor there, layers of so many inputs
 
 
 def dispatch(

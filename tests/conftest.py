@@ -17,7 +17,7 @@ LIBRARIES = sorted(Path(FOLDER).glob("*.so")) if FOLDER else []
 for library in LIBRARIES:
     assert extension.use_library(library.stem, library), f"{library} does not load"
 if LIBRARIES:  # kernels for CUDA
-    dispatch.SERVES["cpu"] = lambda device, inputs, mixed, rays: dispatch.tensor_cores_serve(inputs, rays)
+    dispatch.SERVES["cpu"] = dispatch.SERVES["cuda"]
 
 if "OMP_NUM_THREADS" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -132,6 +132,15 @@ struct Setup : Given {
   CudaScope scope;
 };
 
+// The kernels were compiled for them: a device that has some may have to do with code for older ones.
+bool has_tensor_cores(const Tensor& like) {
+  const CudaScope scope(like);
+  cudaFuncAttributes kernel{};
+  const cudaError_t error = cudaFuncGetAttributes(&kernel, field_kernel<Shape<32, 1, 1, 1>>);
+  cudaGetLastError();  // none for this device is an answer, too
+  return error == cudaSuccess && kernel.ptxVersion >= 80;
+}
+
 std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Tensor& embeddings,
                                                const Tensor& parameters, Ints offsets, Ints resolutions, bool hashed,
                                                bool align_corners, bool smoothstep, int64_t active, Ints widths,
@@ -210,6 +219,7 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
 }  // namespace fusedfield
 
 STABLE_TORCH_LIBRARY_IMPL(fusedfield, CUDA, m) {
+  m.impl("has_tensor_cores", TORCH_BOX(&fusedfield::has_tensor_cores));
   m.impl("field_query", TORCH_BOX(&fusedfield::field_query));
   m.impl("field_query_backward", TORCH_BOX(&fusedfield::field_query_backward));
 }

@@ -2,7 +2,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(fusedfield, m) {
-  m.def("has_bf16() -> bool");  // whether `mixed` is served
+  m.def("has_bf16() -> bool");                     // whether `mixed` is served, on a CPU
+  m.def("has_tensor_cores(Tensor like) -> bool");  // whether the others are, on the GPU of a tensor
   // -> sigma, albedo, saved (empty unless `save`)
   m.def(
       "field_query(Tensor positions, Tensor embeddings, Tensor parameters, int[] offsets, int[] resolutions, "

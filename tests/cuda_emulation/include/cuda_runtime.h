@@ -34,6 +34,9 @@ using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorLaunchFailure };
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -60,6 +63,12 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
   return emulation::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
+}
+
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->ptxVersion = __CUDA_ARCH__ / 10;
+  return cudaSuccess;
 }
 
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
