@@ -24,11 +24,11 @@ __device__ __forceinline__ float unit(float bound, float x) { return (x + bound)
 
 // Of the samples that have a gradient; what is left of the points lies outside.
 __global__ void __launch_bounds__(kThreads)
-    unit_kernel(const int32_t* __restrict__ samples, const int64_t* __restrict__ total, int64_t count, float bound,
-                const float* __restrict__ positions, float* __restrict__ points) {
+    unit_kernel(Listed listed, int64_t count, float bound, const float* __restrict__ positions,
+                float* __restrict__ points) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
-  const int64_t n = Reached(samples, total).of(i);
+  const int64_t n = Reached(listed).of(i);
   for (int d = 0; d < 3; ++d) points[3 * i + d] = n >= 0 ? unit(bound, positions[3 * n + d]) : 2.f;
 }
 
@@ -183,35 +183,34 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
   const int64_t parameter_count = s.weights.size(0);
   Tensor gradient = torch::stable::new_empty(s.x, {s.grid.active, s.count, 2});
   const Cotangents cotangents{tadpole::data<float>(g), tadpole::data<float>(a), s.field.outputs};
-  const unsigned lists = tadpole::blocks(s.count, kListThreads);
-  Tensor in_list = torch::stable::new_empty(s.x, {lists}, ScalarType::Int);
   Tensor samples = torch::stable::new_empty(s.x, {s.count}, ScalarType::Int);
-  Tensor reached = torch::stable::new_empty(s.x, {1}, ScalarType::Long);
-  s.scope.launch("count_reached_kernel", count_reached_kernel, {lists, kListThreads}, cotangents, s.count,
+  Tensor total = torch::stable::new_empty(s.x, {1}, ScalarType::Long);
+  const Listed listed{tadpole::data<int32_t>(samples), tadpole::data<int64_t>(total)};
+  const Launch lists{tadpole::blocks(s.count, kListThreads), kListThreads};
+  Tensor in_list = torch::stable::new_empty(s.x, {lists.blocks.x}, ScalarType::Int);
+  s.scope.launch("count_reached_kernel", count_reached_kernel, lists, cotangents, s.count,
                  tadpole::data<int32_t>(in_list));
-  s.scope.launch("list_reached_kernel", list_reached_kernel, {lists, kListThreads}, cotangents, s.count,
-                 tadpole::data<int32_t>(in_list), tadpole::data<int32_t>(samples), tadpole::data<int64_t>(reached));
+  s.scope.launch("list_reached_kernel", list_reached_kernel, lists, cotangents, s.count,
+                 tadpole::data<int32_t>(in_list), listed);
   with_shape(widths, mixed, [&](auto shape) {
     using S = decltype(shape);
     constexpr size_t kShared = S::kWeightBytes + Kept<S>::kBytes;
     static_assert(kShared <= 99 << 10, "compute capability 8.6 has no more for a block");
     const Launch size = s.launch("field_backward_kernel", field_backward_kernel<S>, kShared);
     Tensor sums = torch::stable::new_empty(s.x, {size.blocks.x, parameter_count});
-    s.scope.launch("field_backward_kernel", field_backward_kernel<S>, size, s.field,
-                   tadpole::data<int32_t>(samples), tadpole::data<int64_t>(reached), s.columns(), parameter_count,
-                   s.parameters(), s.encoding(words), s.positions(), cotangents,
+    s.scope.launch("field_backward_kernel", field_backward_kernel<S>, size, s.field, listed, s.columns(),
+                   parameter_count, s.parameters(), s.encoding(words), s.positions(), cotangents,
                    reinterpret_cast<float2*>(tadpole::data<float>(gradient)), tadpole::data<float>(sums));
     s.scope.launch("add_rows_kernel", add_rows_kernel, {tadpole::blocks(parameter_count, kThreads), kThreads},
                    size.blocks.x, parameter_count, tadpole::data<float>(std::as_const(sums)),
                    tadpole::data<float>(flat));
   });
   Tensor unit = torch::stable::new_empty(s.x, {s.count, 3});
-  s.scope.launch("unit_kernel", unit_kernel, {tadpole::blocks(s.count, kThreads), kThreads},
-                 tadpole::data<int32_t>(samples), tadpole::data<int64_t>(reached), s.count, s.field.bound,
-                 s.positions(), tadpole::data<float>(unit));
+  s.scope.launch("unit_kernel", unit_kernel, {tadpole::blocks(s.count, kThreads), kThreads}, listed, s.count,
+                 s.field.bound, s.positions(), tadpole::data<float>(unit));
   s.scope.launch("grid_embedding_gradient_kernel", gridencoder::grid_embedding_gradient_kernel<3, 2, false>,
-                 s.of_levels(), s.grid, s.count, tadpole::data<Row<2, float>>(std::as_const(gradient)), 1, s.count, tadpole::data<float>(unit), nullptr,
-                 tadpole::data<Row<2, float>>(table));
+                 s.of_levels(), s.grid, s.count, tadpole::data<Row<2, float>>(std::as_const(gradient)), 1, s.count,
+                 tadpole::data<float>(unit), nullptr, tadpole::data<Row<2, float>>(table));
   return {table, flat};
 }
 

@@ -129,20 +129,18 @@ __device__ __forceinline__ Left<Parts> of_channels(const Cotangents& cotangents,
   return result;
 }
 
-// `samples` and `total`: of list_reached_kernel. `gradient`: of the encoding of these, [active, count]. `sums`: [blocks,
-// parameters].
+// `gradient`: of the encoding of the samples that are listed, [active, count]. `sums`: [blocks, parameters].
 template <class S>
 __global__ void __launch_bounds__(kThreads)
-    field_backward_kernel(Field field, const int32_t* __restrict__ samples, const int64_t* __restrict__ total_samples,
-                          int columns, int64_t parameter_count, const float* __restrict__ parameters, Encoding encoding,
-                          const float* __restrict__ positions, Cotangents cotangents, float2* __restrict__ gradient,
-                          float* __restrict__ sums) {
+    field_backward_kernel(Field field, Listed listed, int columns, int64_t parameter_count,
+                          const float* __restrict__ parameters, Encoding encoding, const float* __restrict__ positions,
+                          Cotangents cotangents, float2* __restrict__ gradient, float* __restrict__ sums) {
   constexpr int T = S::kTiles, P = S::Parts;
   char* room = tadpole::dynamic_shared<char>();
   const Weights<S> weights(room, parameters, columns);
   const Kept<S> kept(room + S::kWeightBytes);
   const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp * kRows;
-  const Reached reached(samples, total_samples);
+  const Reached reached(listed);
   NetworkSums<S> total;
   for (int64_t start = static_cast<int64_t>(blockIdx.x) * kBlockRows; start < reached.size();
        start += static_cast<int64_t>(gridDim.x) * kBlockRows) {

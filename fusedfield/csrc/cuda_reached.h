@@ -26,6 +26,12 @@ struct Cotangents {
   }
 };
 
+// What list_reached_kernel leaves: the samples, and how many they are.
+struct Listed {
+  int32_t* samples;
+  int64_t* total;
+};
+
 // Row i of a pass is sample of(i), or none: -1.
 struct Every {
   int64_t count;
@@ -36,7 +42,7 @@ struct Every {
 
 class Reached {
  public:
-  __device__ Reached(const int32_t* samples, const int64_t* count) : samples_(samples), count_(*count) {}
+  __device__ explicit Reached(const Listed& listed) : samples_(listed.samples), count_(*listed.total) {}
   __device__ int64_t size() const { return count_; }
   __device__ int64_t of(int64_t i) const { return i < count_ ? samples_[i] : -1; }
 
@@ -72,8 +78,7 @@ __global__ void __launch_bounds__(kListThreads)
 }
 
 __global__ void __launch_bounds__(kListThreads)
-    list_reached_kernel(Cotangents cotangents, int64_t count, const int32_t* __restrict__ in_block,
-                        int32_t* __restrict__ samples, int64_t* __restrict__ total) {
+    list_reached_kernel(Cotangents cotangents, int64_t count, const int32_t* __restrict__ in_block, Listed listed) {
   __shared__ int before;  // this block
   if (threadIdx.x == 0) before = 0;
   __syncthreads();
@@ -83,8 +88,8 @@ __global__ void __launch_bounds__(kListThreads)
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kListThreads + threadIdx.x;
   const bool mine = n < count && cotangents.any(n);
   const Rank rank(mine);  // has a barrier
-  if (mine) samples[before + rank.before] = static_cast<int32_t>(n);
-  if (threadIdx.x == 0 && blockIdx.x + 1 == gridDim.x) *total = before + rank.all;
+  if (mine) listed.samples[before + rank.before] = static_cast<int32_t>(n);
+  if (threadIdx.x == 0 && blockIdx.x + 1 == gridDim.x) *listed.total = before + rank.all;
 }
 
 }  // namespace fusedfield

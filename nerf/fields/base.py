@@ -104,14 +104,13 @@ class Field(nn.Module):
             sigma [K], albedo [K, 3], kept [K]: the samples that were reached, ascending, int64; counts [N]: how many
             each ray has, int32; None and None: all were evaluated.
         """
-        on_cpu, in_training = positions.device.type == "cpu", torch.is_grad_enabled()
-        if not on_cpu and not in_training:
-            return *in_blocks(self.query, positions), None, None
-        find = follow if on_cpu else sift
-        if not in_training:
-            return find(self.query, positions, lengths, packed_info, limit)
-        _, kept, counts = find(lambda x: (self.density(x),), positions, lengths, packed_info, limit)
-        return *self.query(positions[kept]), kept, counts
+        find = follow if positions.device.type == "cpu" else sift
+        if torch.is_grad_enabled():
+            _, kept, counts = find(lambda x: (self.density(x),), positions, lengths, packed_info, limit)
+            return *self.query(positions[kept]), kept, counts
+        if find is follow:
+            return follow(self.query, positions, lengths, packed_info, limit)
+        return *in_blocks(self.query, positions), None, None
 
     def density(self, x: Tensor) -> Tensor:
         """Density alone. x [M, 3] in the box -> sigma [M] >= 0 in 1/scene unit."""

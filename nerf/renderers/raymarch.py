@@ -102,8 +102,8 @@ class RaymarchRenderer(Renderer):
         noises = None
         if generator is not None:
             noises = torch.rand(len(rays.near), generator=generator, device=generator.device).to(rays.near.device)
-        grid = self.occupancy
-        rows = self._samples.rows() if _guesses(rays.near) else None
+        grid, guesses = self.occupancy, _guesses(rays.near)
+        rows = self._samples.rows() if guesses else None
         samples = RaySamples(
             *march_rays_train(
                 rays.origins,
@@ -120,7 +120,7 @@ class RaymarchRenderer(Renderer):
                 rows=rows,
             )
         )
-        if _guesses(rays.near):
+        if guesses:
             self._samples.need(samples.packed_info[-1].sum(), rows)
         return samples
 
@@ -162,14 +162,14 @@ class RaymarchRenderer(Renderer):
 
     def _normals_where(self, weights: Tensor, positions: Tensor) -> Tensor:
         """Normals of the samples that weigh enough, zero for the others. [M, 3]"""
-        count, heavy = len(positions), weights > self.normal_weight
-        rows = self._normals.rows() if _guesses(weights) else None
+        count, heavy, guesses = len(positions), weights > self.normal_weight, _guesses(weights)
+        rows = self._normals.rows() if guesses else None
         if rows is None:
             chosen = heavy.nonzero()[:, 0]
         else:
             # What fills it up is for a row behind the last, which is left out below.
             chosen = heavy.nonzero_static(size=rows, fill_value=count)[:, 0]
-        if _guesses(weights):
+        if guesses:
             self._normals.need(heavy.sum(), rows)
         normals = in_blocks(self.field.normal, positions[chosen.clamp(max=count - 1)])
         return normals.new_zeros(count + 1, 3).index_copy(0, chosen, normals)[:count]
