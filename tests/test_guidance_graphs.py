@@ -60,6 +60,32 @@ def test_a_recording_that_fails_is_said_once_and_the_function_called(caplog, err
     assert caplog.messages == [f"no CUDA graph, kernels are started one by one as with --eager ({reason})"]
 
 
+class Stale(Fake):
+    """Plays the values it was recorded with, as where the host had a say in them."""
+
+    def __call__(self, function, inputs):
+        result = function(*inputs).clone()
+        return lambda: None, result
+
+
+@pytest.mark.parametrize("broken", [1.0, torch.nan])
+def test_a_recording_that_plays_something_else_is_noticed_and_given_up(caplog, broken):
+    recorded = Recorded(lambda x: x * x * 2, lambda: Stale())
+    given = [broken * torch.ones(3), broken * torch.ones(3), torch.tensor([1.0, 3.0, 3.0]), torch.full((3,), 4.0)]
+    results = [recorded(x) for x in given]
+    assert all(torch.equal(result, x * x * 2) for result, x in zip(results[2:], given[2:], strict=True))
+    reason = "(one was recorded, and plays something else)"
+    assert caplog.messages == [f"no CUDA graph, kernels are started one by one as with --eager {reason}"]
+    assert not recorded.recordings
+
+
+def test_a_function_that_overflows_does_not_cost_its_recording():
+    recorded = Recorded(torch.square, Fake)
+    for value in (1.0, 1.0, 1e38, 2.0):
+        recorded(torch.full((3,), value))
+    assert recorded.recordings
+
+
 def record(function, fake):
     """As on a GPU."""
     function.make_recorder = lambda: fake
