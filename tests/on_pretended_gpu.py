@@ -1,4 +1,4 @@
-"""Runs where a GPU is pretended, for test_pretended_gpu.py: `steps FILE OPTIONS`, `main ARGUMENTS` or `faults FILE`."""
+"""Runs where a GPU is pretended, for test_pretended_gpu.py: `steps FILE OPTIONS [tight]`, `main ...`, `faults FILE`."""
 
 from __future__ import annotations
 
@@ -23,25 +23,17 @@ from nerf.seeding import step_generator
 from test_guidance_graphs import Fake
 
 
-def steps(target: str, options: str) -> None:
-    """Losses, waits and tries of each step, as JSON; the guidance computes in the precision that it has on a CPU.
-
-    options: of Config, and "tight": at first there is room for one sample, then for all and one normal, then for all.
-    """
-    options = json.loads(options)
-    tight = options.pop("tight", False)
+def steps(target: str, options: str, tight: str = "") -> None:
+    """Losses, waits and tries of each step, as JSON; the guidance computes in the precision that it has on a CPU."""
     precision = stable_diffusion.default_precision(torch.device("cpu"))
     stable_diffusion.default_precision = lambda device: precision
     trainer.step_generator = as_on_a_cpu
-    config, rows = Config().updated({**options, "guidance": ("toybox",)}), []
+    config, rows = Config().updated({**json.loads(options), "guidance": ("toybox",)}), []
     with pretended_gpu.Gpu() as gpu:
         made = build.build_trainer(config, torch.device("cuda", 0))
         made._gradients = mock.Mock(side_effect=made._gradients)
         if tight:
-            known = Room.rows
-            short = {id(made.renderer._samples): 1, id(made.renderer._normals): 2}  # tries
-            enough = lambda room: made._gradients.call_count > short[id(room)] or known(room) is None  # noqa: E731
-            Room.rows = lambda room: known(room) if enough(room) else 1
+            give_too_little_room(made)
         for _ in range(config.training.iters):
             gpu.waits.clear()
             made._gradients.reset_mock()
@@ -51,6 +43,16 @@ def steps(target: str, options: str) -> None:
             terms = {name: float(term) for name, term in terms.items()}
             rows.append({"terms": terms, "waits": waits, "tries": made._gradients.call_count})
     Path(target).write_text(json.dumps(rows))
+
+
+def give_too_little_room(made: trainer.Trainer) -> None:
+    """In each step for one sample, then for all samples and one normal, then for all."""
+    known, short = Room.rows, {id(made.renderer._samples): 1, id(made.renderer._normals): 2}  # tries
+
+    def rows(room: Room) -> int | None:
+        return 1 if known(room) and made._gradients.call_count <= short[id(room)] else known(room)
+
+    Room.rows = rows
 
 
 def as_on_a_cpu(seed, step, device="cpu", *, stream="", views={}) -> torch.Generator:  # noqa: B006
