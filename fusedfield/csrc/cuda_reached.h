@@ -36,7 +36,6 @@ struct Listed {
 struct Every {
   int64_t count;
 
-  __device__ int64_t size() const { return count; }
   __device__ int64_t of(int64_t i) const { return i < count ? i : -1; }
 };
 
