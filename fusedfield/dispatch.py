@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -36,20 +37,25 @@ def serves(positions: Tensor, embeddings: Tensor, layers: Layers, mixed: bool = 
         and embeddings.shape[1] == 2
         and not (positions.requires_grad and torch.is_grad_enabled())
         and extension.serves("fusedfield", positions)
-        and SERVES[device.type](positions, [weight.shape[1] for weight, _ in layers], mixed, rays)
+        and SERVES[device.type](device, [weight.shape[1] for weight, _ in layers], mixed, rays)
     )
 
 
-def _serves_cpu(like: Tensor, inputs: list[int], mixed: bool, rays: bool) -> bool:
+def _serves_cpu(device: torch.device, inputs: list[int], mixed: bool, rays: bool) -> bool:
     return 2 <= len(inputs) <= 8 and max(inputs) <= 256 and (not mixed or torch.ops.fusedfield.has_bf16())
 
 
-def _serves_cuda(like: Tensor, inputs: list[int], mixed: bool, rays: bool) -> bool:
+def _serves_cuda(device: torch.device, inputs: list[int], mixed: bool, rays: bool) -> bool:
     known = not rays and len(inputs) in (2, 3) and inputs[0] <= 32 and set(inputs[1:]) in ({32}, {64})
-    return known and torch.ops.fusedfield.has_tensor_cores(like)
+    return known and _has_tensor_cores(device)
 
 
-SERVES = {"cpu": _serves_cpu, "cuda": _serves_cuda}  # by type of device: for a tensor there, layers of so many inputs
+@functools.cache
+def _has_tensor_cores(device: torch.device) -> bool:
+    return torch.ops.fusedfield.has_tensor_cores(torch.empty(0, device=device))
+
+
+SERVES = {"cpu": _serves_cpu, "cuda": _serves_cuda}  # by type of device: layers of so many inputs each
 
 
 def dispatch(

@@ -56,8 +56,6 @@ def test_a_mixture_of_devices_is_an_error_and_what_is_waited_for_counted(on_gpu,
 
 
 ENDS = {"nonzero nerf/fields/rays.py": 1}  # how many samples are reached
-
-
 ALBEDO, SHADED = ({"albedo_iter_ratio": share, "latent_iter_ratio": 0.0} for share in (1.0, 0.0))
 SMOOTH = {"lambda_3d_normal_smooth": 1e-3, "normal_mode": "analytic"}
 LATENTS = {"cuda_ray": False, "latent_iter_ratio": 1.0, "backbone": "vanilla", "distill": "ism"}

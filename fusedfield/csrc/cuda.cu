@@ -178,9 +178,9 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
   const Tensor a = tadpole::checked(albedo_gradient, "fusedfield: gradient of albedo", {s.count, outputs - 1});
   const Tensor words = tadpole::checked(saved, "fusedfield: saved", {s.words()});
   Tensor table = torch::stable::new_zeros(s.x, {s.table.size(0), 2});
-  if (s.count == 0) return {table, torch::stable::new_zeros(s.x, {s.weights.size(0)})};
-  Tensor flat = torch::stable::new_empty(s.x, {s.weights.size(0)});
   const int64_t parameter_count = s.weights.size(0);
+  if (s.count == 0) return {table, torch::stable::new_zeros(s.x, {parameter_count})};
+  Tensor flat = torch::stable::new_empty(s.x, {parameter_count});
   Tensor gradient = torch::stable::new_empty(s.x, {s.grid.active, s.count, 2});
   const Cotangents cotangents{tadpole::data<float>(g), tadpole::data<float>(a), s.field.outputs};
   Tensor samples = torch::stable::new_empty(s.x, {s.count}, ScalarType::Int);

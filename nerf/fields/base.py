@@ -92,7 +92,7 @@ class Field(nn.Module):
 
         A ray ends behind the sample with which its optical depth, the sum of sigma times length, passes `limit`. Here
         they are found without gradients, by their density alone where gradients are wanted, which takes another query;
-        on a GPU only then: it is faster to evaluate everything than to ask.
+        on a GPU only then: without gradients all samples are evaluated, and nobody is asked.
 
         Args:
             positions: Samples in the box, one ray after the other. [M, 3]

@@ -132,7 +132,8 @@ class RaymarchRenderer(Renderer):
         samples = _pick(samples, kept, counts)
         normals, colour = None, albedo
         if request.normals:
-            normals = self._normals_where(self._weights(sigmas.detach(), samples), samples.positions)
+            chosen = self._heavy(self._weights(sigmas.detach(), samples))
+            normals = self._normals_of(chosen, samples.positions)
             lights = per_sample(request.lights, samples.packed_info[:, 1], len(sigmas))
             # One blend for colour and normal: the weights are computed once.
             colour = torch.cat([shade(request.shading, albedo, normals, lights), normals], 1)
@@ -152,7 +153,7 @@ class RaymarchRenderer(Renderer):
         found["normals"] = normals
         if request.perturb:
             moved = perturbed(samples.positions, self.field, request.generator)
-            found["normals_perturbed"] = self._normals_where(weights.detach(), moved)
+            found["normals_perturbed"] = self._normals_of(chosen, moved)
         return Integral(blend[:, :3], opacity, depth, blend[:, 3:], found)
 
     @torch.no_grad()
@@ -160,17 +161,18 @@ class RaymarchRenderer(Renderer):
         channel = sigmas[:, None]
         return composite_rays_train(sigmas, channel, samples.ts, samples.packed_info, MIN_TRANSMITTANCE)[0]
 
-    def _normals_where(self, weights: Tensor, positions: Tensor) -> Tensor:
-        """Normals of the samples that weigh enough, zero for the others. [M, 3]"""
-        count, heavy, guesses = len(positions), weights > self.normal_weight, _guesses(weights)
+    def _heavy(self, weights: Tensor) -> Tensor:
+        """The samples that weigh enough for a normal; rows that are left over have M, which is none of them. int64"""
+        heavy, guesses = weights > self.normal_weight, _guesses(weights)
         rows = self._normals.rows() if guesses else None
-        if rows is None:
-            chosen = heavy.nonzero()[:, 0]
-        else:
-            # What fills it up is for a row behind the last, which is left out below.
-            chosen = heavy.nonzero_static(size=rows, fill_value=count)[:, 0]
         if guesses:
             self._normals.need(heavy.sum(), rows)
+        found = heavy.nonzero() if rows is None else heavy.nonzero_static(size=rows, fill_value=len(heavy))
+        return found[:, 0]
+
+    def _normals_of(self, chosen: Tensor, positions: Tensor) -> Tensor:
+        """Normals of the samples that `_heavy` has chosen, zero for the others. [M, 3]"""
+        count = len(positions)
         normals = in_blocks(self.field.normal, positions[chosen.clamp(max=count - 1)])
         return normals.new_zeros(count + 1, 3).index_copy(0, chosen, normals)[:count]
 
