@@ -63,6 +63,11 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("bitfield", torch.full((self.cascades * cells // 8,), 255, dtype=torch.uint8))
         self.register_buffer("mean_density", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._updates = 0  # the same on the host, which would have to wait for a GPU to know
+
+    def _load_from_state_dict(self, *of) -> None:
+        super()._load_from_state_dict(*of)
+        self._updates = int(self.updates)
 
     @torch.no_grad()
     def update(self, density_fn: Callable[[Tensor], Tensor], *, generator: torch.Generator | None = None) -> None:
@@ -72,7 +77,7 @@ class OccupancyGrid(nn.Module):
             density_fn: Positions [M, 3] -> density [M] >= 0, 1/scene unit.
             generator: Draws cells and points; None: every cell, at its centre.
         """
-        full = generator is None or int(self.updates) < self.warmup_updates
+        full = generator is None or self._updates < self.warmup_updates
         block = block_size(self.density_grid.device)
         for cascade in range(self.cascades):
             old = self.density_grid[cascade]
@@ -92,7 +97,8 @@ class OccupancyGrid(nn.Module):
                     seen.scatter_reduce_(0, some.long(), density, "amax")
                 old.copy_(torch.where(seen >= 0, torch.maximum(old * self.decay, seen), old))
         self.mean_density.copy_(self.density_grid.mean())
-        self.updates += 1
+        self._updates += 1
+        self.updates.fill_(self._updates)
         self.bitfield.copy_(packbits(self.density_grid, self.threshold()))
 
     def threshold(self) -> Tensor:
@@ -110,11 +116,18 @@ class OccupancyGrid(nn.Module):
         device = density.device
         within = torch.randint(4, (quarter,), generator=generator, device=generator.device).to(device)
         uniform = torch.arange(0, density.numel(), 4, device=device) + within
-        occupied = (density > self.threshold()).nonzero()[:, 0]
-        if len(occupied) > quarter:
-            chosen = torch.randint(len(occupied), (quarter,), generator=generator, device=generator.device)
-            occupied = occupied[chosen.to(device)]
-        return torch.cat([uniform, occupied]).int()
+        occupied = density > self.threshold()
+        if _is_counted(occupied):
+            found = occupied.nonzero()[:, 0]
+            if len(found) <= quarter:
+                return torch.cat([uniform, found]).int()
+        else:
+            found = occupied.nonzero_static(size=len(occupied), fill_value=0)[:, 0]
+        count, every = occupied.sum(), torch.arange(quarter, device=device)
+        drawn = torch.rand(quarter, generator=generator, device=generator.device, dtype=torch.float64).to(device)
+        # Where there are fewer, every one of them, and the first cell of all in place of the rest.
+        drawn = torch.where(count > quarter, (drawn * count).long(), every)
+        return torch.cat([uniform, found[drawn]]).int()
 
     def _look(self, density_fn, cells: Tensor, cascade: int, generator: torch.Generator | None) -> Tensor:
         """Density at one point of each cell. cells [K] int32 -> [K]"""
@@ -126,3 +139,8 @@ class OccupancyGrid(nn.Module):
         half = cascade_half_width(cascade, self.bound, self.cascades)
         density = density_fn((corner + inside) * (2 * half / self.resolution) - half)
         return density.float().nan_to_num(nan=0.0)  # one NaN would stay for good, and empty the whole grid
+
+
+def _is_counted(mask: Tensor) -> bool:
+    """Whether the host learns how many there are without waiting for a device."""
+    return mask.device.type == "cpu"

@@ -196,29 +196,37 @@ class Trainer:
         return False
 
     def _train_step(self) -> tuple[RenderOutput, dict[str, Tensor]]:
-        step, schedule = self.step, self.schedule
-        plan = schedule.plan(step)
-        generator = step_generator(schedule.seed, step, stream="render")
-        scene = self._scene(plan, generator)
-        if self.device.type != "cpu":
-            generator = step_generator(schedule.seed, step, self.device, stream="render")
-        self.renderer.field.set_max_level(plan.max_level)
-        self.renderer.update(step, generator=generator)
-        drawn = generator.get_state()
-        out, terms, metrics, learns = self._gradients(scene, generator)
-        while not self.renderer.had_room():
-            del out, terms, metrics  # their memory is needed
-            generator.set_state(drawn)
-            out, terms, metrics, learns = self._gradients(scene, generator)
+        plan = self.schedule.plan(self.step)
+        out, terms, metrics, learns = self.gradients(plan)
         stuck = out.opacity.new_zeros(())
         if learns:
             scale_lr(self.optimizer, plan.lr_factor)
             self.optimizer.step()
             stuck = self.optimizer.found_inf
         self.ema.update()
-        self.step = step + 1
+        self.step += 1
         metrics["skipped"] = torch.stack([metrics[f"{name}_skipped"] for name in self.guidance]).mean().maximum(stuck)
         return out, terms | {"opacity_mean": out.opacity.detach().mean()} | metrics
+
+    def gradients(self, plan: Plan) -> tuple[RenderOutput, dict[str, Tensor], dict[str, Tensor], bool]:
+        """Leave the gradients of a planned step in the parameters, without taking it.
+
+        Returns what was rendered, losses, metrics, and whether there is anything to learn: not where nothing was hit.
+        """
+        step, seed = plan.step, self.schedule.seed
+        generator = step_generator(seed, step, stream="render")
+        scene = self._scene(plan, generator)
+        if self.device.type != "cpu":
+            generator = step_generator(seed, step, self.device, stream="render")
+        self.renderer.field.set_max_level(plan.max_level)
+        self.renderer.update(step, generator=generator)
+        drawn = generator.get_state()
+        found = self._backward(scene, generator)
+        while not self.renderer.had_room():
+            del found  # its memory is needed
+            generator.set_state(drawn)
+            found = self._backward(scene, generator)
+        return found
 
     def _scene(self, plan: Plan, generator: torch.Generator) -> Scene:
         """Drawn and computed on the host: a few numbers for each view, which would be a hundred launches on a GPU."""
@@ -228,13 +236,10 @@ class Trainer:
         shading, cameras = all_sent(plan.shading_for(cameras), self.device), all_sent(cameras, self.device)
         return Scene(plan, views, cameras, shading, plan.background_for(cameras))
 
-    def _gradients(
+    def _backward(
         self, scene: Scene, generator: torch.Generator
     ) -> tuple[RenderOutput, dict[str, Tensor], dict[str, Tensor], bool]:
-        """Leave the gradients of a step in the parameters.
-
-        Returns what was rendered, losses, metrics, and whether there is anything to learn: not where nothing was hit.
-        """
+        """Render and distil once; as `gradients`, but that there may have been too little room for the samples."""
         plan, views = scene.plan, scene.views
         out = self.renderer.render(
             scene.cameras,

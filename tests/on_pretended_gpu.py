@@ -1,4 +1,7 @@
-"""Runs where a GPU is pretended, for test_pretended_gpu.py: `steps FILE OPTIONS [tight]`, `main ...`, `faults FILE`."""
+"""Runs where a GPU is pretended, for test_pretended_gpu.py.
+
+`steps FILE OPTIONS [tight | warm]`, `main OPTIONS` or `faults FILE`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from nerf.seeding import step_generator
 from test_guidance_graphs import Fake
 
 
-def steps(target: str, options: str, tight: str = "") -> None:
+def steps(target: str, options: str, how: str = "") -> None:
     """Losses, waits and tries of each step, as JSON; the guidance computes in the precision that it has on a CPU."""
     precision = stable_diffusion.default_precision(torch.device("cpu"))
     stable_diffusion.default_precision = lambda device: precision
@@ -31,17 +34,19 @@ def steps(target: str, options: str, tight: str = "") -> None:
     config, rows = Config().updated({**json.loads(options), "guidance": ("toybox",)}), []
     with pretended_gpu.Gpu() as gpu:
         made = build.build_trainer(config, torch.device("cuda", 0))
-        made._gradients = mock.Mock(side_effect=made._gradients)
-        if tight:
+        made._backward = mock.Mock(side_effect=made._backward)
+        if how == "warm":
+            made.renderer.occupancy.warmup_updates = 1
+        if how == "tight":
             give_too_little_room(made)
         for _ in range(config.training.iters):
             gpu.waits.clear()
-            made._gradients.reset_mock()
+            made._backward.reset_mock()
             before = waits_of_kernels()
             _, terms = made.train_step()
             waits = dict(gpu.waits + waits_of_kernels() - before)
             terms = {name: float(term) for name, term in terms.items()}
-            rows.append({"terms": terms, "waits": waits, "tries": made._gradients.call_count})
+            rows.append({"terms": terms, "waits": waits, "tries": made._backward.call_count})
     Path(target).write_text(json.dumps(rows))
 
 
@@ -50,7 +55,7 @@ def give_too_little_room(made: trainer.Trainer) -> None:
     known, short = Room.rows, {id(made.renderer._samples): 1, id(made.renderer._normals): 2}  # tries
 
     def rows(room: Room) -> int | None:
-        return 1 if known(room) and made._gradients.call_count <= short[id(room)] else known(room)
+        return 1 if known(room) and made._backward.call_count <= short[id(room)] else known(room)
 
     Room.rows = rows
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import scenes
+from nerf import occupancy
 from nerf.occupancy import OccupancyGrid
 from raymarching import morton3D_invert
 
@@ -17,6 +18,13 @@ def centres(grid, cascade):
     index = torch.arange(grid.resolution**3, dtype=torch.int32)
     half = grid.bound / 2 ** (grid.cascades - 1 - cascade)
     return ((morton3D_invert(index) + 0.5) / grid.resolution * 2 - 1) * half
+
+
+@pytest.fixture(params=["counted", "not counted"])
+def anywhere(request, monkeypatch):
+    """As on a CPU, and as where the host would have to wait to know how many cells are occupied."""
+    if request.param == "not counted":
+        monkeypatch.setattr(occupancy, "_is_counted", lambda mask: False)
 
 
 def seed(value=0):
@@ -60,6 +68,7 @@ def test_a_density_that_is_no_number_is_forgotten(warmup):
     assert grid.density_grid.isfinite().all() and bits(grid).any()
 
 
+@pytest.mark.usefixtures("anywhere")
 def test_partial_updates_keep_what_is_there_and_find_what_is_new():
     grid = OccupancyGrid(1.0, resolution=16, warmup_updates=1)
     generator = seed()
@@ -75,6 +84,30 @@ def test_partial_updates_keep_what_is_there_and_find_what_is_new():
     cell = 2 / 16
     assert bits(grid)[0][first.potential(centres(grid, 0)) > cell].all()
     assert bits(grid)[0][second.potential(centres(grid, 0)) > cell].float().mean() > 0.98
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("radius", [0.0, 0.3, 0.9])
+def test_a_later_update_looks_at_every_occupied_cell_or_at_a_quarter_drawn_from_them(radius):
+    grid, looked = OccupancyGrid(1.0, resolution=16, warmup_updates=1), []
+    ball = scenes.Ball(radius=radius) if radius else scenes.Fog(0.0)
+    grid.update(ball.density)
+    occupied, quarter, generator = bits(grid)[0].nonzero()[:, 0], 16**3 // 4, seed()
+    for _ in range(8):
+        cells = grid._choose(grid.density_grid[0], generator).long()
+        assert torch.equal(cells[:quarter] // 4, torch.arange(quarter))  # one of every four
+        looked.append(cells[quarter:])
+        assert len(looked[-1]) <= quarter
+        if radius < 0.9:
+            assert len(occupied) < quarter and set(occupied.tolist()) <= set(looked[-1].tolist())
+        else:
+            assert len(occupied) > quarter and len(looked[-1]) == quarter
+    if radius == 0.9:
+        times = torch.bincount(torch.cat(looked), minlength=16**3)
+        assert times.sum() == times[occupied].sum()  # of the occupied ones alone
+        share = 1 - (1 - 1 / len(occupied)) ** (8 * quarter)  # drawn at least once, with replacement
+        assert (times[occupied] > 0).float().mean() == pytest.approx(share, abs=0.03)
+        assert not torch.equal(looked[0], looked[1])
 
 
 def test_a_later_update_looks_at_half_the_cells_at_most():

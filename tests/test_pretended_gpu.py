@@ -86,10 +86,16 @@ def test_a_step_has_the_losses_of_the_cpu_and_no_other_waits(on_gpu, make, prior
     # A recorded UNet is compared once; ISM has two, for one pass takes twice the batch.
     compared = sum(row["waits"].pop("_local_scalar_dense guidance/graphs.py", 0) for row in rows)
     assert compared == (2 if "distill" in options else 1)
-    assert rows[1]["waits"] == waits
-    looks = {"_local_scalar_dense nerf/occupancy.py": 1} if config["cuda_ray"] else {}  # whether the grid has warmed up
-    assert rows[2]["waits"] == waits | looks
+    assert rows[1]["waits"] == rows[2]["waits"] == waits  # the last looks at the occupancy, too
     assert [row["tries"] for row in rows] == [1, tries, tries]  # at first the rows are counted
+
+
+def test_a_grid_that_has_warmed_up_is_looked_at_without_waiting(on_gpu, prior, tmp_path):
+    config = TINY | PACKED | ALBEDO | {"toybox_dir": str(prior), "device": "cuda", "update_extra_interval": 1}
+    on_gpu("steps", "steps.json", json.dumps(config), "warm")
+    rows = json.loads((tmp_path / "steps.json").read_text())
+    waits = [{where for where in row["waits"] if "guidance/graphs.py" not in where} for row in rows]  # compared once
+    assert waits == [{"raymarching"}, set(), set()] and all(row["terms"]["opacity_mean"] > 0 for row in rows)
 
 
 def test_the_command_makes_a_video_and_a_mesh_and_goes_on(on_gpu, prior, tmp_path):
