@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU: build everything, run the tests marked cuda, benchmark, look for bad memory accesses
-# and races in the kernels, and write one JSON.
+# On a machine with an NVIDIA GPU: build everything, run the tests marked cuda, benchmark operators and whole steps (of
+# cards of 6 and 4 GB, too), look for bad memory accesses and races in the kernels, and write one JSON.
 #   bash scripts/gpu_check.sh [docs/gpu.json]
 # The exit status is that of the tests; what went wrong in any part is in the JSON, and the others run all the same.
 set -uo pipefail
@@ -11,9 +11,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 declare -A limits=( # seconds of each part; ten minutes together
-  [gpu]=10 [build]=120 [tests]=140
-  [ops]=60 [step]=30 [render]=40 [export]=30 [sd]=70 # field and march are part of ops
-  [memcheck]=60 [racecheck]=40
+  [gpu]=10 [build]=110 [tests]=110
+  [ops]=50 [step]=30 [render]=30 [export]=30 [sd]=60 # field and march are part of ops
+  [whole]=40 [cap6]=40 [cap4]=40
+  [memcheck]=30 [racecheck]=20
 )
 kernels=(test_{adan,freqencoder,fusedfield_cuda,gridencoder,gridencoder_module,raymarching,raymarching_composite,shencoder}.py)
 small="opcheck or rules_of_torch or shape3 or -31" # of their tests: every operator, at sizes around a warp
@@ -36,6 +37,10 @@ tested=$?
 for name in ops step render export sd; do
   part "$name" "$python" scripts/bench.py "$name" --device cuda --rounds 5 --json "$work/$name.json"
 done
+run=(--guidance SD --hf_key random:sd21 --device cuda -O) # whole steps of Stable Diffusion 2.1, with random weights
+part whole "$python" scripts/time_steps.py --json "$work/whole.json" -- "${run[@]}"
+part cap6 "$python" scripts/time_steps.py --json "$work/cap6.json" --cap 6 -- "${run[@]}" --vram 6
+part cap4 "$python" scripts/time_steps.py --json "$work/cap4.json" --cap 4 -- "${run[@]}" --vram_O
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1 # a tensor with memory of its own: what lies beyond it is out of bounds
 for tool in memcheck racecheck; do
   part "$tool" "$sanitizer" --tool "$tool" --error-exitcode 1 --report-api-errors no \

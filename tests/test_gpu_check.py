@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from nerf import cli
+
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "gpu_check.sh"
 BENCHMARKS = ["ops", "step", "render", "export", "sd"]
-PARTS = ["gpu", "build", "tests", *BENCHMARKS, "memcheck", "racecheck"]
+WHOLE = {"whole": [], "cap6": ["--cap", "6"], "cap4": ["--cap", "4"]}
+PARTS = ["gpu", "build", "tests", *BENCHMARKS, *WHOLE, "memcheck", "racecheck"]
 
 
 def program(folder, name, body):
@@ -36,6 +39,7 @@ def check(tmp_path):
             *pytest*) echo "1 failed"; exit 3 ;;
             *bench.py\\ sd*) echo "out of memory"; exit 1 ;;
             *bench.py*) echo '{{"rows": []}}' > "${{@: -1}}" ;;
+            *time_steps.py*) echo '{{"phases": {{}}}}' > "$3" ;;
         esac""",
     )
 
@@ -52,13 +56,19 @@ def check(tmp_path):
 def test_every_part_runs_whatever_became_of_the_others_and_the_status_is_that_of_the_tests(check):
     status, report, asked = check()
     assert status == 3 and list(report) == PARTS
-    assert [report[name]["status"] for name in PARTS] == [0, 7, 3, 0, 0, 0, 0, 1, 127, 127]
+    assert [report[name]["status"] for name in PARTS] == [0, 7, 3, 0, 0, 0, 0, 1, 0, 0, 0, 127, 127]
     assert report["gpu"]["said"] == ["A GPU, 580.1, 8192 MiB"] and report["tests"]["said"] == ["1 failed"]
-    assert [name for name in PARTS if "figures" in report[name]] == BENCHMARKS[:-1]
+    assert [name for name in PARTS if "figures" in report[name]] == BENCHMARKS[:-1] + list(WHOLE)
     assert report["sd"]["said"] == ["out of memory"] and report["ops"]["figures"] == {"rows": []}
     assert "compute-sanitizer" in report["memcheck"]["said"][0]
     benches = [line for line in asked if "bench.py" in line]
     assert [line.split()[2] for line in benches] == BENCHMARKS and all("--device cuda" in line for line in benches)
+    runs = [line.split(" -- ") for line in asked if "time_steps.py" in line]
+    assert [said.split()[4:] for said, _ in runs] == list(WHOLE.values())
+    for _, words in runs:
+        assert "--device cuda" in words
+        config = cli.parse(["--text", "a frog", *words.replace("--device cuda", "").split()]).config
+        assert config.guidance.guidance == ("SD",) and config.guidance.hf_key == "random:sd21" and config.training.fp16
 
 
 @pytest.mark.parametrize("place", ["", "cuda/bin"])
