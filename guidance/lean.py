@@ -27,9 +27,13 @@ class FrozenConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x = grad.new_empty(1).expand(ctx.shape)  # only its shape is read
-        inputs = aten.convolution_backward(grad, x, ctx.weight, None, *ctx.how, [True, False, False])
-        return inputs[0], None, None, None, None, None, None
+        stride, padding, dilation, *_, groups = ctx.how
+        windows = zip(ctx.shape[2:], grad.shape[2:], ctx.weight.shape[2:], stride, padding, dilation, strict=True)
+        # Rows at the end that no window has come to, for its stride is longer than they are.
+        left = [size + 2 * p - (count - 1) * s - d * (k - 1) - 1 for size, count, k, s, p, d in windows]
+        # The gradient of a convolution is the transposed one, which asks for nothing of the input.
+        inputs = aten.convolution(grad, ctx.weight, None, stride, padding, dilation, True, left, groups)
+        return inputs, None, None, None, None, None, None
 
 
 class NormSilu(torch.autograd.Function):
@@ -37,22 +41,31 @@ class NormSilu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        x = _dense(x, _layout(x))
-        y, mean, rstd = _group_norm(x, weight, bias, groups, eps)
+        y, mean, rstd = _group_norm(_taken(x), weight, bias, groups, eps)
         ctx.save_for_backward(x, mean, rstd)
         ctx.weight, ctx.bias, ctx.groups, ctx.eps = weight, bias, groups, eps
         return nn.functional.silu(y, inplace=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, rstd = ctx.saved_tensors
+        given, mean, rstd = ctx.saved_tensors
+        x = _taken(given)
         grad = aten.silu_backward(grad, _group_norm(x, ctx.weight, ctx.bias, ctx.groups, ctx.eps)[0])
         grad = _dense(grad, _layout(x))  # another layout than x's is misread without an error
         sizes = x.shape[0], x.shape[1], x[0, 0].numel()
         inputs = aten.native_group_norm_backward(
             grad, x, mean, rstd, ctx.weight, *sizes, ctx.groups, [True, False, False]
         )
-        return inputs[0], None, None, None, None
+        return _dense(inputs[0], _layout(given)), None, None, None, None
+
+
+def _taken(x: Tensor) -> Tensor:
+    """In a layout that torch's normalisation takes: on a GPU, channels behind the pixels are an error (torch 2.13)."""
+    return _dense(x, _layout(x) if _takes_channels_last(x) else torch.contiguous_format)
+
+
+def _takes_channels_last(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 def _layout(x: Tensor) -> torch.memory_format:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from guidance import memory
+from guidance import lean, memory
 from guidance.lean import FrozenConv, NormSilu, make_lean
 from guidance.parts import made_in
 from live_memory import LiveMemory
@@ -76,7 +77,7 @@ def test_norm_and_silu_in_one_have_their_gradient(shape):
         assert torch.autograd.gradcheck(lambda x: NormSilu.apply(x, *weights, 4, norm.eps), x)
 
 
-@pytest.mark.parametrize("stride, padding, kernel", [(1, 1, 3), (2, 0, 3), (1, 0, 1), (2, 1, 4)])
+@pytest.mark.parametrize("stride, padding, kernel", [(1, 1, 3), (2, 0, 3), (1, 0, 1), (2, 1, 4), (3, 2, 2)])
 def test_a_frozen_convolution_has_the_gradient_of_a_convolution(stride, padding, kernel):
     conv = nn.Conv2d(6, 4, kernel, stride, padding).double().requires_grad_(False)
     x = torch.randn(2, 6, 9, 7, dtype=torch.float64, requires_grad=True)
@@ -99,6 +100,31 @@ def test_an_autoencoder_has_the_same_latents_and_the_same_gradient(batch, size, 
     assert torch.allclose(latents, expected, rtol=1e-5, atol=1e-5)  # sums in another order where the layout is another
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6 * theirs.abs().max())
     assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), 0) > 1 - 1e-6
+
+
+class AsOnGpu(TorchDispatchMode):
+    """Normalises groups where the channels come before the pixels alone, as torch's CUDA kernels do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {"aten::native_group_norm": 1, "aten::native_group_norm_backward": 2}.get(func.name(), 0)
+        assert all(tensor.is_contiguous() for tensor in args[:given])
+        return func(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_the_pixels_of_a_channel_lie_together_while_they_are_normalised(monkeypatch):
+    vae, pictures = autoencoder().to(memory_format=torch.channels_last), torch.rand(2, 3, 24, 24)
+    expected = gradient(vae, pictures)
+    with AsOnGpu(), pytest.raises(AssertionError):
+        gradient(lean_copy(vae), pictures)
+    monkeypatch.setattr(lean, "_takes_channels_last", lambda x: False)
+    with AsOnGpu():
+        found = gradient(lean_copy(vae), pictures)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    same = torch.randn(2, 8, 3, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = NormSilu.apply(same, torch.ones(8), torch.zeros(8), 4, 1e-5)
+    assert y.grad_fn.saved_tensors[0].data_ptr() == same.data_ptr()  # not a copy in the other layout
+    (back,) = torch.autograd.grad(y.sum(), same)
+    assert back.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])

@@ -14,6 +14,7 @@ import torch
 import emulated
 import extension
 import pretended_gpu
+import tiny_diffusion
 from tiny_run import SMALL
 
 SCRIPT = Path(__file__).with_name("on_pretended_gpu.py")
@@ -88,6 +89,17 @@ def test_a_step_has_the_losses_of_the_cpu_and_no_other_waits(on_gpu, make, prior
     assert compared == (2 if "distill" in options else 1)
     assert rows[1]["waits"] == rows[2]["waits"] == waits  # the last looks at the occupancy, too
     assert [row["tries"] for row in rows] == [1, tries, tries]  # at first the rows are counted
+
+
+def test_stable_diffusions_own_autoencoder_passes_its_gradient_on(on_gpu, make, tmp_path):
+    prior = tiny_diffusion.save_pipeline(tmp_path / "prior", "AutoencoderKL")
+    config = TINY | PACKED | ALBEDO | {"toybox_dir": str(prior), "iters": 2}
+    made = make(**config)
+    expected = [float(made.train_step()[1]["guidance"]) for _ in range(2)]
+    on_gpu("steps", "steps.json", json.dumps(config | {"device": "cuda"}))
+    rows = json.loads((tmp_path / "steps.json").read_text())
+    assert [row["terms"]["guidance"] for row in rows] == pytest.approx(expected, rel=1e-3)
+    assert rows[1]["waits"] == {}
 
 
 def test_a_grid_that_has_warmed_up_is_looked_at_without_waiting(on_gpu, prior, tmp_path):

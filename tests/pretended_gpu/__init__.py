@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # Take tensors of both devices: copies, and indices on the host, which are sent.
 BOTH = ("copy_", "_to_copy", "index", "index_put_", "_index_put_impl_")
 
+# Number of tensors, the first ones, that have to be contiguous: torch's CPU kernels take channels_last, too.
+CONTIGUOUS = {"native_group_norm": 1, "native_group_norm_backward": 2}
+
 
 def compile_device(target: Path, compiler: str) -> Path:
     torch_folder = Path(torch.__file__).parent
@@ -99,6 +102,8 @@ def _call(func, args, kwargs, waits):
         return inner_args[0].clone()
     if wrappers and name not in BOTH and any(tensor.dim() for tensor in plain):
         raise RuntimeError(f"{func}: expected all tensors to be on the same device, {_place()}")
+    if wrappers and not all(tensor.is_contiguous() for tensor in inner_args[: CONTIGUOUS.get(name, 0)]):
+        raise RuntimeError(f"{func}: expected X.is_contiguous(memory_format) to be true, {_place()}")
     if _waits(name, args, kwargs, on_gpu, wrappers):
         waits[f"{name} {_place()}"] += 1
     result = func(*inner_args, **inner_kwargs)
