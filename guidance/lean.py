@@ -44,19 +44,21 @@ class NormSilu(torch.autograd.Function):
         y, mean, rstd = _group_norm(_taken(x), weight, bias, groups, eps)
         ctx.save_for_backward(x, mean, rstd)
         ctx.weight, ctx.bias, ctx.groups, ctx.eps = weight, bias, groups, eps
-        return nn.functional.silu(y, inplace=True)
+        return _dense(nn.functional.silu(y, inplace=True), _layout(x))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         given, mean, rstd = ctx.saved_tensors
         x = _taken(given)
-        grad = aten.silu_backward(grad, _group_norm(x, ctx.weight, ctx.bias, ctx.groups, ctx.eps)[0])
+        normed = _group_norm(x, ctx.weight, ctx.bias, ctx.groups, ctx.eps)[0]
         grad = _dense(grad, _layout(x))  # another layout than x's is misread without an error
+        grad = aten.silu_backward.grad_input(grad, normed, grad_input=normed)
         sizes = x.shape[0], x.shape[1], x[0, 0].numel()
         inputs = aten.native_group_norm_backward(
             grad, x, mean, rstd, ctx.weight, *sizes, ctx.groups, [True, False, False]
-        )
-        return _dense(inputs[0], _layout(given)), None, None, None, None
+        )[0]
+        del x, normed, grad  # before there is one more of their size
+        return _dense(inputs, _layout(given)), None, None, None, None
 
 
 def _taken(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from benchcases import Case
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guidance import distill
+from guidance import distill, lean
 from guidance.memory import IN_TURN, PLANS
 from guidance.stable_diffusion import StableDiffusion
 from guidance.types import GuidanceBatch
@@ -71,7 +72,15 @@ class Held:
 
 
 def held(source: str = "random:sd21") -> Iterator[Held]:
-    """The memory of every case in half precision. Computed, not measured: nothing runs, but on what would run."""
+    """The memory of every case in half precision. Computed, not measured: nothing runs, but on what would run.
+
+    As on a GPU, where the lean encoder has other layouts to make.
+    """
+    with mock.patch.object(lean, "_takes_channels_last", lambda x: False):
+        yield from _held(source)
+
+
+def _held(source: str) -> Iterator[Held]:
     for case in sd_cases(torch.device("cpu"), source, "bf16"):
         figures = []
         for call in (case.call, case.peer):

@@ -55,7 +55,8 @@ def kept(vae, size, batch=1):
             storages[storage._cdata] = (storage.nbytes(), tensor)
         return tensor
 
-    pictures = torch.rand(batch, 3, size, size, dtype=next(vae.parameters()).dtype, requires_grad=True)
+    pictures = torch.rand(batch, 3, size, size, dtype=next(vae.parameters()).dtype)
+    pictures = pictures.contiguous(memory_format=torch.channels_last).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         vae.encode(pictures)
     return sum(size for size, _ in storages.values())
@@ -152,8 +153,9 @@ def test_in_half_precision_the_gradient_is_as_far_from_float32_as_the_plain_one(
     assert torch.cosine_similarity(ours.float().flatten(), theirs.float().flatten(), 0) > 0.999
 
 
-def test_little_is_kept_of_stable_diffusions_own_autoencoder_at_512():
+def test_little_is_kept_of_stable_diffusions_own_autoencoder_at_512(monkeypatch):
     """Computed on fake tensors of its true size in half precision: 1.59 GB before, half a gigabyte after."""
+    monkeypatch.setattr(lean, "_takes_channels_last", lambda x: False)  # as on a GPU
     with made_in(torch.float16), FakeTensorMode():
         vae = autoencoder(
             block_out_channels=(128, 256, 512, 512),
@@ -163,17 +165,17 @@ def test_little_is_kept_of_stable_diffusions_own_autoencoder_at_512():
         )
         plain = kept(vae, 512)
         make_lean(vae.encoder)
-        lean = kept(vae, 512)
+        little = kept(vae, 512)
         decoder = sum(p.numel() for p in vae.decoder.parameters())
         with torch.no_grad(), LiveMemory() as decoding:
             vae.decode(torch.rand(1, 4, 64, 64))
         vae.decoder = None
         with LiveMemory() as live:
-            gradient(vae, torch.rand(1, 3, 512, 512))
+            gradient(vae, torch.rand(1, 3, 512, 512).contiguous(memory_format=torch.channels_last))
         encoder = sum(p.numel() for p in vae.encoder.parameters())
     assert 1.55e9 < plain < 1.65e9
-    assert lean < 0.52e9
-    assert 0.53e9 < live.peak < 0.55e9 < (memory.ENCODED + memory.PROMPTED * memory.AT_ONCE) * 512**2
+    assert little < 0.52e9
+    assert 0.59e9 < live.peak < 0.61e9 < (memory.ENCODED + memory.PROMPTED * memory.AT_ONCE) * 512**2
     assert 2 * encoder == pytest.approx(memory.AUTOENCODER_BYTES, rel=0.01)
     assert decoding.peak + 2 * decoder < live.peak  # a distance in pixels takes no more than the plans say
 
