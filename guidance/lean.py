@@ -51,7 +51,7 @@ class NormSilu(torch.autograd.Function):
         given, mean, rstd = ctx.saved_tensors
         x = _taken(given)
         normed = _group_norm(x, ctx.weight, ctx.bias, ctx.groups, ctx.eps)[0]
-        grad = _dense(grad, _layout(x))  # another layout than x's is misread without an error
+        # Into the layout of x, whichever its own is: another one is misread without an error.
         grad = aten.silu_backward.grad_input(grad, normed, grad_input=normed)
         sizes = x.shape[0], x.shape[1], x[0, 0].numel()
         inputs = aten.native_group_norm_backward(

@@ -57,6 +57,18 @@ def test_a_run_that_is_looked_at_learns_the_same(script, prior, tmp_path, monkey
     assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+def test_a_gradient_is_taken_with_the_weights_that_it_is_given(script, prior, tmp_path):
+    words = ["--workspace", str(tmp_path), *small(prior)]
+    run, other, steady = script.Trained(words), script.Trained(words), script.Trained(words, steady=True)
+    for _ in range(3):
+        run.trainer.train_step()
+    before = other.gradient(3, other.trainer.renderer.state_dict())
+    state = run.trainer.renderer.state_dict()
+    assert torch.equal(run.gradient(3, state), other.gradient(3, state))
+    assert not torch.equal(before, other.gradient(3, state))
+    assert steady.trainer.guidance["toybox"].vae_dtype == torch.float32
+
+
 def test_the_gradient_of_a_step_is_the_one_that_is_followed(make):
     made = make(optim="adam", update_extra_interval=16)
     made.train_step()  # which looks at the occupancy, too, and would do so again

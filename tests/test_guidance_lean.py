@@ -71,8 +71,9 @@ def test_norm_and_silu_in_one_have_their_gradient(shape):
     y, reference = NormSilu.apply(x, norm.weight, norm.bias, 4, norm.eps), nn.functional.silu(norm(x))
     assert torch.equal(y, reference)
     direction = torch.randn_like(y)
-    ours, theirs = (torch.autograd.grad(out, x, direction)[0] for out in (y, reference))
-    assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+    for given in (direction, direction.contiguous(memory_format=torch.channels_last)):
+        ours, theirs = (torch.autograd.grad(out, x, given, retain_graph=True)[0] for out in (y, reference))
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
     if x.numel() < 500 and x[0, 0].numel() > 1:
         weights = norm.weight.detach(), norm.bias.detach()
         assert torch.autograd.gradcheck(lambda x: NormSilu.apply(x, *weights, 4, norm.eps), x)
@@ -125,7 +126,7 @@ def test_on_a_gpu_the_pixels_of_a_channel_lie_together_while_they_are_normalised
     y = NormSilu.apply(same, torch.ones(8), torch.zeros(8), 4, 1e-5)
     assert y.grad_fn.saved_tensors[0].data_ptr() == same.data_ptr()  # not a copy in the other layout
     (back,) = torch.autograd.grad(y.sum(), same)
-    assert back.is_contiguous(memory_format=torch.channels_last)
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in (y, back))
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
