@@ -63,11 +63,11 @@ def kept(vae, size, batch=1):
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 1, 1), (2, 8, 5, 3), (1, 16, 31, 17), (3, 8, 1, 257)])
-def test_norm_and_silu_in_one_have_their_gradient(shape):
-    norm = nn.GroupNorm(4, shape[1]).double()
+def test_norm_and_silu_in_one_have_their_gradient(device, shape):
+    norm = nn.GroupNorm(4, shape[1]).double().to(device)
     with torch.no_grad():
         norm.weight.normal_(1), norm.bias.normal_()
-    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True)
     y, reference = NormSilu.apply(x, norm.weight, norm.bias, 4, norm.eps), nn.functional.silu(norm(x))
     assert torch.equal(y, reference)
     direction = torch.randn_like(y)
@@ -80,9 +80,9 @@ def test_norm_and_silu_in_one_have_their_gradient(shape):
 
 
 @pytest.mark.parametrize("stride, padding, kernel", [(1, 1, 3), (2, 0, 3), (1, 0, 1), (2, 1, 4), (3, 2, 2)])
-def test_a_frozen_convolution_has_the_gradient_of_a_convolution(stride, padding, kernel):
-    conv = nn.Conv2d(6, 4, kernel, stride, padding).double().requires_grad_(False)
-    x = torch.randn(2, 6, 9, 7, dtype=torch.float64, requires_grad=True)
+def test_a_frozen_convolution_has_the_gradient_of_a_convolution(device, stride, padding, kernel):
+    conv = nn.Conv2d(6, 4, kernel, stride, padding).double().to(device).requires_grad_(False)
+    x = torch.randn(2, 6, 9, 7, dtype=torch.float64, device=device, requires_grad=True)
     same = lambda x: FrozenConv.apply(x, conv.weight, conv.bias, (stride,) * 2, (padding,) * 2, (1, 1), 1)  # noqa: E731
     assert torch.equal(same(x), conv(x))
     direction = torch.randn_like(conv(x))
@@ -93,11 +93,12 @@ def test_a_frozen_convolution_has_the_gradient_of_a_convolution(stride, padding,
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("batch, size", [(1, 32), (3, 24)])
-def test_an_autoencoder_has_the_same_latents_and_the_same_gradient(batch, size, channels_last):
-    vae = autoencoder()
+def test_an_autoencoder_has_the_same_latents_and_the_same_gradient(device, monkeypatch, batch, size, channels_last):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    vae = autoencoder().to(device)
     if channels_last:
         vae.to(memory_format=torch.channels_last)
-    pictures = torch.rand(batch, 3, size, size)
+    pictures = torch.rand(batch, 3, size, size, device=device)
     (latents, ours), (expected, theirs) = gradient(lean_copy(vae), pictures), gradient(vae, pictures)
     assert torch.allclose(latents, expected, rtol=1e-5, atol=1e-5)  # sums in another order where the layout is another
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6 * theirs.abs().max())
