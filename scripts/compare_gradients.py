@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -65,7 +66,7 @@ MODES = {
     "lit, normals over 0.06": Mode(("--normal_mode", "finite", "--normal_step", "0.06"), LIT),
     "another seed": Mode(("--seed", "1")),  # other views and other noise: what a gradient is good for
 }
-HEADS = ("", "least cosine", "median", "length")
+HEADS = ("", "least cosine", "median", "off")
 
 
 def main():
@@ -89,7 +90,7 @@ def main():
 
 
 def compare(text: str, steps: list[int], modes: dict[str, Mode], rest: list[str]) -> list[dict]:
-    """A row for each mode and step: the cosine, and the length beside that of the exact gradient."""
+    """A row for each mode and step, with the figures of `alike`."""
     with tempfile.TemporaryDirectory() as workspace:
         common = ["--text", text, "--workspace", workspace, *rest]
         run = Trained(common)
@@ -104,8 +105,8 @@ def compare(text: str, steps: list[int], modes: dict[str, Mode], rest: list[str]
                 state = run.trainer.renderer.state_dict()
                 true = {options: side.gradient(step, state) for options, side in exact.items()}
                 for name, side in others.items():
-                    cosine, length = alike(side.gradient(step, state), true[modes[name].against])
-                    rows.append({"text": text, "mode": name, "step": step, "cosine": cosine, "length": length})
+                    figures = alike(side.gradient(step, state), true[modes[name].against])
+                    rows.append({"text": text, "mode": name, "step": step, **figures})
             extension.set_mode(run.config.run.ops)
             run.trainer.train_step()
     return rows
@@ -146,19 +147,21 @@ def configured(words: list[str]) -> Config:
     return cli.parse(["--guidance", "toybox", "--text", "a frog", *words]).config
 
 
-def alike(gradient: Tensor, exact: Tensor) -> tuple[float, float]:
-    """Cosine of two gradients [P], and the length of the first as a share of the second's."""
-    cosine = torch.cosine_similarity(gradient, exact, 0)
-    return float(cosine), float(gradient.norm() / exact.norm())
+def alike(gradient: Tensor, exact: Tensor) -> dict[str, float]:
+    """Of two gradients [P]: their cosine, their lengths, and that of their difference."""
+    lengths = {"length": gradient, "exact": exact, "off": gradient - exact}
+    cosine = float(torch.cosine_similarity(gradient, exact, 0))
+    return {"cosine": cosine, **{name: float(each.norm()) for name, each in lengths.items()}}
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: a line for each mode over all prompts and steps."""
+    """Markdown: a line for each mode over all prompts and steps. `off`: beside the lengths of all of them together."""
     lines = [HEADS, ("---", "---:", "---:", "---:")]
     for mode in dict.fromkeys(row["mode"] for row in rows):
-        cosines, lengths = zip(*((row["cosine"], row["length"]) for row in rows if row["mode"] == mode), strict=True)
-        figures = (min(cosines), statistics.median(cosines), statistics.median(lengths))
-        lines.append((mode, *(f"{figure:.5f}" for figure in figures)))
+        mine = [row for row in rows if row["mode"] == mode]
+        cosines = [row["cosine"] for row in mine]
+        off = math.hypot(*(row["off"] for row in mine)) / math.hypot(*(row["exact"] for row in mine))
+        lines.append((mode, f"{min(cosines):.5f}", f"{statistics.median(cosines):.5f}", f"{off:.2%}"))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -85,3 +85,15 @@ def test_the_gradient_of_a_step_is_the_one_that_is_followed(make):
 def test_a_plan_that_does_not_exist_is_said(script, prior, tmp_path):
     with pytest.raises(ValueError, match="no plan 'half a UNet'"):
         script.Trained(["--workspace", str(tmp_path), *small(prior)], plan="half a UNet")
+
+
+def test_a_step_of_a_small_gradient_counts_little_in_what_is_off(script):
+    exact = torch.tensor([3.0, 4.0])
+    large, small = (
+        script.alike(exact + torch.tensor([0.0, 0.5]), exact),
+        script.alike(0.02 * exact.flip(0), 0.02 * exact),
+    )
+    assert large == pytest.approx({"cosine": 0.99794, "length": 5.40833, "exact": 5.0, "off": 0.5}, abs=1e-5)
+    assert small["cosine"] == pytest.approx(0.96)
+    rows = [{"mode": "half", **large}, {"mode": "half", **small}]
+    assert "| half | 0.96000 | 0.97897 | 10.01% |" in script.table(rows)
