@@ -93,7 +93,7 @@ def test_a_step_of_a_small_gradient_counts_little_in_what_is_off(script):
         script.alike(exact + torch.tensor([0.0, 0.5]), exact),
         script.alike(0.02 * exact.flip(0), 0.02 * exact),
     )
-    assert large == pytest.approx({"cosine": 0.99794, "length": 5.40833, "exact": 5.0, "off": 0.5}, abs=1e-5)
+    assert large == pytest.approx({"cosine": 0.99846, "length": 5.40833, "exact": 5.0, "off": 0.5}, abs=1e-5)
     assert small["cosine"] == pytest.approx(0.96)
     rows = [{"mode": "half", **large}, {"mode": "half", **small}]
-    assert "| half | 0.96000 | 0.97897 | 10.01% |" in script.table(rows)
+    assert "| half | 0.96000 | 0.97923 | 10.01% |" in script.table(rows)
