@@ -78,7 +78,13 @@ def main():
     parser.add_argument("rest", nargs="*", help="after --: options for main.py")
     options = parser.parse_args()
     modes = {name: MODES[name] for name in options.only or MODES}
-    precision = default_precision(build.build_device(configured(options.rest).guided_on))
+    try:
+        config = configured(options.rest)
+        precision = default_precision(build.build_device(config.guided_on))
+    except ValueError as error:
+        parser.error(str(error))
+    if not 0 <= min(options.steps) <= max(options.steps) < config.training.iters:
+        parser.error(f"--steps needs steps of a run, 0 to {config.training.iters - 1}, got {options.steps}")
     if precision == "fp32" and (lacking := [name for name, mode in modes.items() if mode.half]):
         print(f"left out, without half precision here: {', '.join(lacking)}", file=sys.stderr)
         modes = {name: mode for name, mode in modes.items() if not mode.half}

@@ -97,3 +97,17 @@ def test_a_step_of_a_small_gradient_counts_little_in_what_is_off(script):
     assert small["cosine"] == pytest.approx(0.96)
     rows = [{"mode": "half", **large}, {"mode": "half", **small}]
     assert "| half | 0.96000 | 0.97923 | 10.01% |" in script.table(rows)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--steps", "3", "6"], "--steps needs steps of a run, 0 to 5, got [3, 6]"),
+        (["--steps", "3", "--", "--fp32"], "unknown option --fp32"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(script, monkeypatch, capsys, words, message):
+    monkeypatch.setattr(sys, "argv", ["x", *words, *([] if "--" in words else ["--"]), "--iters", "6"])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert message in capsys.readouterr().err.splitlines()[-1]
