@@ -211,6 +211,7 @@ class Trainer:
     def gradients(self, plan: Plan) -> tuple[RenderOutput, dict[str, Tensor], dict[str, Tensor], bool]:
         """Leave the gradients of a planned step in the parameters, without taking it.
 
+        Where the occupancy is to be looked at in this step, it is: a second call looks again.
         Returns what was rendered, losses, metrics, and whether there is anything to learn: not where nothing was hit.
         """
         step, seed = plan.step, self.schedule.seed

@@ -26,14 +26,15 @@ from common.openmp import wait_briefly  # noqa: E402
 wait_briefly()  # as in a run
 
 import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
 import extension  # noqa: E402
 from nerf import build, cli  # noqa: E402
 from nerf.config import Config  # noqa: E402
 from nerf.export.files import write_bytes  # noqa: E402
 from nerf.trainer import LOG_INTERVAL, Trainer  # noqa: E402
+from nerf.types import RenderOutput  # noqa: E402
 
 WARM = 50  # steps before anything is measured: graphs are recorded, and the allocator has met its sizes
 
@@ -82,24 +83,33 @@ def measure(config: Config, device: torch.device) -> dict:
     """Train; by phase the steps a second (median, least and most over spans of LOG_INTERVAL) and samples a step."""
     extension.set_mode(config.run.ops)
     trainer = build.build_trainer(config, device)
-    trainer.renderer.train()
-    rates, samples, taken = defaultdict(list), defaultdict(list), []
-    plan, iters = trainer.schedule.plan, config.training.iters
-    skipped = 0.0
-    for first in tqdm(range(0, iters - LOG_INTERVAL + 1, LOG_INTERVAL), desc="spans", unit="span"):
-        phases = {plan(step).phase for step in (first, first + LOG_INTERVAL - 1)}
-        start = time.perf_counter()
-        for _ in range(LOG_INTERVAL):
-            out, terms = trainer.train_step()
-        skipped += float(terms["skipped"])  # waits, as a run does for its log
-        seconds = time.perf_counter() - start
-        if first < WARM:
-            continue
+    trainer.save_interval = config.training.iters
+    borders, counts, taken, step = [], [], [], trainer.train_step
+
+    def note() -> None:
+        """Behind a look at the losses, which has waited for the device."""
+        borders.append(time.perf_counter())
         taken.append(torch.cuda.memory_allocated(device) if device.type == "cuda" else 0)
-        if len(phases) == 1:
+
+    def watched() -> tuple[RenderOutput, dict[str, Tensor]]:
+        if trainer.step % LOG_INTERVAL == 0:
+            note()
+        out, terms = step()
+        if trainer.step % LOG_INTERVAL == 0:
+            counts.append(out.samples["packed_info"][-1].sum())
+        return out, terms
+
+    trainer.train_step, trainer.save = watched, note  # the run ends with saving
+    trainer.train()
+    rates, samples = defaultdict(list), defaultdict(list)
+    for i, count in enumerate(counts):
+        first, seconds = i * LOG_INTERVAL, borders[i + 1] - borders[i]
+        phases = {trainer.schedule.plan(step).phase for step in (first, first + LOG_INTERVAL - 1)}
+        if first >= WARM and len(phases) == 1:
             phase = phases.pop()
             rates[phase].append(LOG_INTERVAL / seconds)
-            samples[phase].append(int(out.samples["packed_info"][-1].sum()))
+            samples[phase].append(int(count))
+    log = (trainer.workspace / "log.jsonl").read_text().splitlines()
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "torch": torch.__version__,
@@ -113,8 +123,8 @@ def measure(config: Config, device: torch.device) -> dict:
             }
             for phase, each in rates.items()
         },
-        "skipped": skipped,
-        **(of_a_gpu(trainer, device, taken) if device.type == "cuda" else {}),
+        "skipped": sum(json.loads(line)["skipped"] for line in log),  # views, of the steps that were looked at
+        **(of_a_gpu(trainer, device, taken[WARM // LOG_INTERVAL :]) if device.type == "cuda" else {}),
     }
 
 

@@ -8,9 +8,8 @@ import sys
 import pytest
 import torch
 
-from nerf import cli
 from scripting import load_script
-from tiny_run import SMALL, weights
+from tiny_run import SMALL, as_words, weights
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +18,7 @@ def script():
 
 
 def small(prior, **others) -> list[str]:
-    options = {**SMALL, "toybox_dir": str(prior), "latent_iter_ratio": 0.0, "albedo_iter_ratio": 1.0, **others}
-    return cli.as_typed({name: value for name, value in options.items() if name not in ("text", "guidance")}).split()
+    return as_words({**SMALL, "toybox_dir": str(prior), "latent_iter_ratio": 0.0, "albedo_iter_ratio": 1.0, **others})
 
 
 def test_each_row_says_what_its_approximation_does(script, prior, tmp_path, monkeypatch, capsys):

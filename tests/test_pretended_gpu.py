@@ -15,7 +15,7 @@ import emulated
 import extension
 import pretended_gpu
 import tiny_diffusion
-from tiny_run import SMALL
+from tiny_run import SMALL, as_words
 
 SCRIPT = Path(__file__).with_name("on_pretended_gpu.py")
 TINY = SMALL | {"iters": 3, "w": 8, "h": 8, "max_steps": 32, "hidden_dim": 32, "video_size": 16}
@@ -111,8 +111,7 @@ def test_a_grid_that_has_warmed_up_is_looked_at_without_waiting(on_gpu, prior, t
 
 
 def test_the_command_makes_a_video_and_a_mesh_and_goes_on(on_gpu, prior, tmp_path):
-    left_out = ("text", "guidance", "workspace", "device")
-    options = [word for name, value in TINY.items() if name not in left_out for word in (f"--{name}", str(value))]
+    options = as_words(TINY, "workspace", "device")
     options += ["--text", "a frog", "--guidance", "toybox", "--toybox_dir", str(prior), "--device", "cuda", "-O"]
     said = on_gpu("main", *options, "--save_mesh", "--save_guidance")
     assert "steps on cuda:0" in said

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from nerf import cli
 from scripting import load_script
-from tiny_run import SMALL
-
-TINY = {name: value for name, value in SMALL.items() if name not in ("text", "guidance", "workspace", "iters")}
+from tiny_run import SMALL, as_words
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +25,7 @@ def call(script, prior, monkeypatch, tmp_path):
 
     def call(*words, **options):
         target = tmp_path / "found.json"
-        typed = cli.as_typed({**TINY, "toybox_dir": str(prior), **options}).split()
+        typed = as_words({**SMALL, "toybox_dir": str(prior), **options}, "workspace", "iters")
         monkeypatch.setattr(sys, "argv", ["x", *words, "--json", str(target), "--", "--guidance", "toybox", *typed])
         script.main()
         return json.loads(target.read_text())
@@ -38,7 +36,7 @@ def call(script, prior, monkeypatch, tmp_path):
 def test_each_phase_has_its_rate_and_its_samples(call, monkeypatch, script, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(script, "WARM", 10)
-    took = iter([0.0, 5.0] * 1 + [0.0, 1.0, 0.0, 2.0] * 10)  # seconds at the begin and the end of each span
+    took = accumulate([0.0, 5.0] + [1.0, 2.0] * 3)  # the first span takes 5 seconds, the others 1 or 2
     monkeypatch.setattr(script, "time", SimpleNamespace(perf_counter=lambda: next(took)))
     found = call("--steps", "70", latent_iter_ratio=0.5, albedo_iter_ratio=1.0)
     phases = found["phases"]  # spans begin at 10, 20, ... 60; that at 30 has both phases

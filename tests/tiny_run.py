@@ -11,7 +11,7 @@ import signal
 
 import torch
 
-from nerf import build
+from nerf import build, cli
 from nerf.config import Config
 
 CPU = torch.device("cpu")
@@ -44,6 +44,12 @@ SMALL = dict(
     decimate_target=200,
     device="cpu",
 )
+
+
+def as_words(options, *left_out):
+    """Options but for some, as they are typed behind --text and --guidance."""
+    left_out = ("text", "guidance", *left_out)
+    return cli.as_typed({name: value for name, value in options.items() if name not in left_out}).split()
 
 
 def maker(prior, tmp_path, monkeypatch):

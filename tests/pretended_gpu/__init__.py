@@ -102,8 +102,8 @@ def _call(func, args, kwargs, waits):
         return inner_args[0].clone()
     if wrappers and name not in BOTH and any(tensor.dim() for tensor in plain):
         raise RuntimeError(f"{func}: expected all tensors to be on the same device, {_place()}")
-    if wrappers and not all(tensor.is_contiguous() for tensor in inner_args[: CONTIGUOUS.get(name, 0)]):
-        raise RuntimeError(f"{func}: expected X.is_contiguous(memory_format) to be true, {_place()}")
+    if wrappers:
+        refuse_layouts(name, inner_args)
     if _waits(name, args, kwargs, on_gpu, wrappers):
         waits[f"{name} {_place()}"] += 1
     result = func(*inner_args, **inner_kwargs)
@@ -116,6 +116,12 @@ def _call(func, args, kwargs, waits):
         return OnGpu(x) if on_gpu else x
 
     return tree_map(wrap, result)
+
+
+def refuse_layouts(name, args):
+    """Raise RuntimeError where CUDA's kernel of this operator does not take a tensor as it lies in memory."""
+    if not all(tensor.is_contiguous() for tensor in args[: CONTIGUOUS.get(name, 0)]):
+        raise RuntimeError(f"{name}: expected X.is_contiguous(memory_format) to be true, {_place()}")
 
 
 def _waits(name, args, kwargs, on_gpu, wrappers):
