@@ -11,6 +11,7 @@
 #include "gridencoder/csrc/kernels.h"
 
 namespace gridencoder {
+namespace {
 
 constexpr int64_t kChunk = 1 << 16;  // points transposed at a time: 8 MB for 32 features
 
@@ -122,6 +123,7 @@ void grid_weight_decay_gradient_(Tensor gradient, const Tensor& embeddings, doub
   });
 }
 
+}  // namespace
 }  // namespace gridencoder
 
 STABLE_TORCH_LIBRARY_IMPL(gridencoder, CPU, m) {

@@ -8,6 +8,7 @@
 #include "gridencoder/csrc/cuda_encode.h"
 
 namespace gridencoder {
+namespace {
 
 template <int D, int C, bool Directional, class T>
 __global__ void __launch_bounds__(kThreads)
@@ -194,6 +195,7 @@ void grid_weight_decay_gradient_(Tensor gradient, const Tensor& embeddings, doub
   }
 }
 
+}  // namespace
 }  // namespace gridencoder
 
 STABLE_TORCH_LIBRARY_IMPL(gridencoder, CUDA, m) {

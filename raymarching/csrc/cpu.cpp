@@ -7,6 +7,7 @@
 #include "raymarching/csrc/cpu_march.h"
 
 namespace raymarching {
+namespace {
 
 std::tuple<Tensor, Tensor> near_far_from_aabb(const Tensor& rays_o, const Tensor& rays_d, const Tensor& aabb,
                                               double min_near) {
@@ -89,6 +90,8 @@ Tensor flatten_rays(const Tensor& packed_info, int64_t M) {
   });
   return owners;
 }
+
+}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(raymarching, CPU, m) {
   m.impl("near_far_from_aabb", TORCH_BOX(&near_far_from_aabb));

@@ -7,6 +7,7 @@
 #include "raymarching/csrc/cpu_tasks.h"
 
 namespace raymarching {
+namespace {
 
 // 1 - exp(-tau) for many numbers at a time, to 4e-7 of itself however small: with x = -tau / log(2), n = round(x),
 // f = x - n, it is (1 - 2^n) - 2^n (2^f - 1), the last bracket by its series.
@@ -152,4 +153,5 @@ void composite_rays(Tensor rays_alive, Tensor rays_t, const Tensor& sigmas_, con
   });
 }
 
+}  // namespace
 }  // namespace raymarching

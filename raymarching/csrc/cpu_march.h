@@ -8,6 +8,7 @@
 #include "raymarching/csrc/cpu_tasks.h"
 
 namespace raymarching {
+namespace {
 
 // A box around all occupied cells, scene units: smallest, then largest corner. It is wider than they are by a cell, which
 // is more than any rounding; without end where they touch the border, whose cells points beyond it belong to.
@@ -147,4 +148,5 @@ std::tuple<Tensor, Tensor, Tensor> march_rays(const Tensor& rays_alive, const Te
   return {samples.xyzs, samples.dirs, samples.ts};
 }
 
+}  // namespace
 }  // namespace raymarching

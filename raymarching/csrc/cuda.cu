@@ -6,6 +6,7 @@
 #include "raymarching/csrc/cuda_march.h"
 
 namespace raymarching {
+namespace {
 
 __global__ void near_far_from_aabb_kernel(const float* o, const float* d, const float* box, float min_near, int64_t N,
                                           float* near, float* far) {
@@ -120,6 +121,8 @@ Tensor flatten_rays(const Tensor& packed_info, int64_t M) {
   }
   return owners;
 }
+
+}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(raymarching, CUDA, m) {
   m.impl("near_far_from_aabb", TORCH_BOX(&near_far_from_aabb));

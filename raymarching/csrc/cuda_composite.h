@@ -6,6 +6,7 @@
 #include "raymarching/csrc/cuda_launch.h"
 
 namespace raymarching {
+namespace {
 
 // The sum over this lane and those before it.
 __device__ inline float scan(float value, int lane) {
@@ -139,4 +140,5 @@ void composite_rays(Tensor rays_alive, Tensor rays_t, const Tensor& sigmas_, con
   }
 }
 
+}  // namespace
 }  // namespace raymarching

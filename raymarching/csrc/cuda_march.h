@@ -6,6 +6,7 @@
 #include "raymarching/csrc/cuda_launch.h"
 
 namespace raymarching {
+namespace {
 
 constexpr int kScanThreads = 1024;
 
@@ -111,4 +112,5 @@ std::tuple<Tensor, Tensor, Tensor> march_rays(const Tensor& rays_alive, const Te
   return {samples.xyzs, samples.dirs, samples.ts};
 }
 
+}  // namespace
 }  // namespace raymarching
