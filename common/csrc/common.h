@@ -27,6 +27,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
 #include <initializer_list>
@@ -113,11 +114,11 @@ class CudaScope {
  public:
   explicit CudaScope(const Tensor& tensor) {
     const int32_t device = tensor.get_device_index();
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard_));
     void* current = nullptr;
     const auto code = aoti_torch_get_current_cuda_stream(device, &current);
     if (code != TORCH_SUCCESS) aoti_torch_delete_cuda_guard(guard_);
-    STABLE_TORCH_ERROR_CODE_CHECK(code);
+    TORCH_ERROR_CODE_CHECK(code);
     stream = static_cast<cudaStream_t>(current);
   }
   ~CudaScope() { aoti_torch_delete_cuda_guard(guard_); }

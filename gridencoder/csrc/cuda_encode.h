@@ -132,4 +132,22 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+inline const float* pointer(const std::optional<Tensor>& tensor) {
+  return tensor ? tadpole::data<float>(*tensor) : nullptr;
+}
+
+// Calls f(Int<D>, Int<C>, bool_constant<Directional>, Type<T>).
+template <class F>
+void with_all(int64_t D, int64_t C, bool directional, ScalarType type, const F& f) {
+  with_sizes(D, C, [&](auto d, auto c) {
+    with_type(type, [&](auto t) {
+      if (directional) {
+        f(d, c, std::true_type{}, t);
+      } else {
+        f(d, c, std::false_type{}, t);
+      }
+    });
+  });
+}
+
 }  // namespace gridencoder

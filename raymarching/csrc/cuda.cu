@@ -103,8 +103,8 @@ Tensor packbits(const Tensor& grid, const Tensor& thresh) {
   const CudaScope scope(flat);
   Tensor bits = new_empty(flat, {cells / 8}, ScalarType::Byte);
   if (cells > 0) {
-    scope.launch("packbits", packbits_kernel, {blocks(cells, kThreads), kThreads}, data<float>(flat), data<float>(limit), cells,
-                 data<uint8_t>(bits));
+    scope.launch("packbits", packbits_kernel, {blocks(cells, kThreads), kThreads}, data<float>(flat),
+                 data<float>(limit), cells, data<uint8_t>(bits));
   }
   return bits;
 }
