@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-from common.toolchain import ExtensionBuildError, build_environment, check_toolchain, jobs_that_fit
+from common.toolchain import ExtensionBuildError, build_environment, check_toolchain, jobs_that_fit, use_cuda_toolkit
 
 __all__ = [
     "ExtensionBuildError",
@@ -255,6 +255,7 @@ def _compile(name: str, target: Path, progress: bool) -> None:
     patterns = ["cpu*.cpp", "ops.cpp", *(["cuda*.cu"] if torch.cuda.is_available() else [])]
     sources = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     seconds = 60 if torch.cuda.is_available() else 5
+    openmp = [flag for flag in CXX_FLAGS if flag == "-fopenmp"]
     if progress:
         print(f"building {name} (first use, about {seconds} s) ...", file=sys.stderr, flush=True)
     work = Path(tempfile.mkdtemp(prefix=f"{target.stem}.build-", dir=target.parent))
@@ -265,7 +266,7 @@ def _compile(name: str, target: Path, progress: bool) -> None:
                 sources=[str(source) for source in sources],
                 extra_cflags=CXX_FLAGS,
                 extra_cuda_cflags=CUDA_FLAGS,
-                extra_ldflags=["-fopenmp"] if "-fopenmp" in CXX_FLAGS else [],
+                extra_ldflags=[*openmp, *(use_cuda_toolkit(work) if torch.cuda.is_available() else [])],
                 extra_include_paths=[str(ROOT)],
                 build_directory=str(work),
                 is_python_module=False,

@@ -30,24 +30,55 @@ def check_toolchain() -> None:
     if ninja_folder() is None and shutil.which("ninja") is None:
         raise ExtensionBuildError("no ninja to build the compiled operators with: pip install ninja")
     if torch.cuda.is_available():
-        _check_cuda()
+        cuda_toolkit()
 
 
-def _check_cuda() -> None:
-    """torch's `load` does not compare versions, and a mismatch ends in unreadable linker or driver errors."""
+def cuda_toolkit() -> Path:
+    """The folder of a CUDA toolkit of torch's major version: the one that torch finds, or pip's, beside torch.
+
+    torch's `load` does not compare versions, and a mismatch ends in unreadable linker or driver errors. Raises
+    ExtensionBuildError.
+    """
     from torch.utils.cpp_extension import CUDA_HOME
 
-    need = torch.version.cuda
-    nvcc = Path(CUDA_HOME or "", "bin", "nvcc")
-    if CUDA_HOME is None or not nvcc.exists():
-        raise ExtensionBuildError(f"nvcc not found: install the CUDA toolkit {need} or set CUDA_HOME")
+    need = torch.version.cuda or ""
+    major = need.partition(".")[0]
+    beside = Path(torch.__file__).parents[1] / "nvidia" / f"cu{major}"
+    releases = {home: _nvcc_release(home) for home in (Path(CUDA_HOME or os.devnull), beside)}
+    for home, release in releases.items():
+        if release and (not need or release.partition(".")[0] == major):
+            return home
+    found = ", ".join(f"there is {release} in {home}" for home, release in releases.items() if release)
+    in_one_folder = need and int(major) >= 13  # pip lays the parts of older ones out side by side
+    with_pip = f'pip install "cuda-toolkit[nvcc,cccl]=={need}.*", or ' if in_one_folder else ""
+    raise ExtensionBuildError(
+        f"no nvcc for torch's CUDA {need}{found and f', {found}'}: {with_pip}set CUDA_HOME to a CUDA toolkit {need}"
+    )
+
+
+def _nvcc_release(home: Path) -> str | None:
+    nvcc = home / "bin" / "nvcc"
+    if not nvcc.exists():
+        return None
     text = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"release (\d+)\.(\d+)", text)
-    if need and found and found.group(1) != need.split(".")[0]:
-        have = ".".join(found.groups())
-        raise ExtensionBuildError(
-            f"nvcc {have} ({nvcc}) does not fit torch's CUDA {need}: install CUDA toolkit {need}, set CUDA_HOME to it"
-        )
+    release = re.search(r"release (\d+\.\d+)", text)
+    return release and release.group(1)
+
+
+def use_cuda_toolkit(folder: Path) -> list[str]:
+    """Have torch build with `cuda_toolkit`. Returns flags with which the linker finds its runtime.
+
+    Args:
+        folder: Gets a link to the runtime where the toolkit has it under its full name alone, as pip's does.
+    """
+    from torch.utils import cpp_extension
+
+    home = cuda_toolkit()
+    cpp_extension.CUDA_HOME = str(home)
+    named = sorted((home / "lib").glob("libcudart.so.*"))
+    if named and not (home / "lib64" / "libcudart.so").exists():
+        (folder / "libcudart.so").symlink_to(named[0])
+    return [f"-L{folder}"]
 
 
 def ninja_folder() -> str | None:

@@ -51,23 +51,18 @@ def cuda_home() -> Path:
     return Path(re.search(r"_HERE_=(.*)", said).group(1)).parent
 
 
-def link_paths(folder: Path) -> list[str]:
-    """Where the linker finds the CUDA runtime and, without a CUDA build of torch, what stands in for that."""
-    runtime = [str(cuda_home() / name) for name in ("lib64", "lib")]
-    if torch.version.cuda is not None:
-        return runtime
+def stand_ins(folder: Path) -> str:
+    """The folder, with libraries in it that a CPU build of torch lacks."""
     for name, source in (("torch_cuda", TORCH_CUDA), ("c10_cuda", "")):
         command = ["g++", "-shared", "-fPIC", "-xc++", "-", "-o", str(folder / f"lib{name}.so")]
         subprocess.run(command, input=source, text=True, check=True)
-    return [str(folder), *runtime]
+    return str(folder)
 
 
 def test_libraries_with_kernels_for_turing_and_hopper_are_linked_and_loaded(tmp_path):
-    paths = os.pathsep.join(link_paths(tmp_path))
-    paths = {
-        name: os.pathsep.join(filter(None, (paths, os.environ.get(name))))
-        for name in ("LIBRARY_PATH", "LD_LIBRARY_PATH")
-    }
+    torch_cuda = [stand_ins(tmp_path)] if torch.version.cuda is None else []
+    runtime = [str(cuda_home() / name) for name in ("lib64", "lib")]
+    paths = {"LIBRARY_PATH": ":".join(torch_cuda), "LD_LIBRARY_PATH": ":".join([*torch_cuda, *runtime])}
     build = {"TADPOLE_CACHE": str(tmp_path), "TORCH_CUDA_ARCH_LIST": ARCHITECTURES, "NVCC_APPEND_FLAGS": STRICT}
     command = [sys.executable, "-c", BUILD, str(cuda_home())]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | paths | build, capture_output=True, text=True)

@@ -202,15 +202,44 @@ def test_a_cache_that_cannot_be_written_is_one_line(house):
     assert out == "False" and err.count("\n") == 0 and "TADPOLE_CACHE" in err
 
 
-def test_a_cuda_toolkit_of_another_major_version_is_named(tmp_path, monkeypatch):
-    nvcc = tmp_path / "bin" / "nvcc"
-    nvcc.parent.mkdir()
-    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 11.8, V11.8.89'\n")
-    nvcc.chmod(0o755)
-    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(tmp_path))
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch):
+    """Puts an nvcc that says its version into a folder of the site-packages that torch seems to lie in."""
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(extension.ExtensionBuildError, match="11.8 .* CUDA 13.0: install CUDA toolkit 13.0"):
-        toolchain._check_cuda()
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+
+    def install(folder: str, release: str) -> Path:
+        nvcc = tmp_path / folder / "bin" / "nvcc"
+        nvcc.parent.mkdir(parents=True)
+        nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.89'\n")
+        nvcc.chmod(0o755)
+        return tmp_path / folder
+
+    return install
+
+
+def test_a_cuda_toolkit_of_another_major_version_is_named(toolkit, monkeypatch):
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(toolkit("cuda", "11.8")))
+    fix = r'CUDA 13.0, there is 11.8 in \S+cuda: pip install "cuda-toolkit\[nvcc,cccl\]==13.0.\*", or set CUDA_HOME to'
+    with pytest.raises(extension.ExtensionBuildError, match=fix):
+        toolchain.cuda_toolkit()
+
+
+def test_without_any_cuda_toolkit_an_older_torch_is_not_sent_to_pip(toolkit, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(extension.ExtensionBuildError, match="^no nvcc for torch's CUDA 12.8: set CUDA_HOME to a CUDA"):
+        toolchain.cuda_toolkit()
+
+
+def test_the_cuda_toolkit_that_pip_installed_serves_where_the_other_does_not_fit(toolkit, monkeypatch, tmp_path):
+    other, home = toolkit("cuda", "12.8"), toolkit("nvidia/cu13", "13.1")
+    (home / "lib").mkdir()
+    (home / "lib" / "libcudart.so.13").write_text("the runtime")
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(other))
+    assert toolchain.use_cuda_toolkit(tmp_path) == [f"-L{tmp_path}"]
+    assert (tmp_path / "libcudart.so").read_text() == "the runtime"
+    assert str(home) == torch.utils.cpp_extension.CUDA_HOME
 
 
 def test_jobs_are_capped_by_memory(monkeypatch):
