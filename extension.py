@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -248,6 +249,7 @@ def install(name: str) -> Path:
 
 def _compile(name: str, target: Path, progress: bool) -> None:
     """Compile into a fresh folder, load the result and move it to `target`. The caller holds the lock."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a CUDA toolkit without a GPU is no news
     check_toolchain()
     from torch.utils import cpp_extension
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from nerf.export.files import write_bytes
 
-PACKAGES = ("torch", "numpy", "diffusers", "transformers", "huggingface_hub")
+PACKAGES = ("numpy", "diffusers", "transformers", "huggingface_hub")
 
 
 class RunLog:
@@ -80,7 +80,7 @@ def write_run(workspace: Path, phases: Phases, **facts: Any) -> dict[str, Any]:
     report = {
         "command": sys.argv,
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {"torch": torch.__version__} | {name: metadata.version(name) for name in PACKAGES},
         "threads": torch.get_num_threads(),
         "seconds": phases.seconds,
         "peak_memory_gb": round(_peak_memory() / 1e9, 2),

@@ -246,10 +246,11 @@ def train_diffusion(options, data, vae):
             bar.set_postfix(loss=f"{recent(losses):.4f}", **figures, left=f"{clock.left:.0f}s")
         if clock.time_to_save(300):
             state = dict(model=model.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
-            save_state(state_path, **state, first=first, step=step, spent=clock.spent, asked=asked)
+            spent = clock.spent
+            save_state(state_path, **state, first=first, step=step, spent=spent, asked=asked)
             figures = unseen.measure(average)
             tqdm.write(f"diffusion: step {step}: {figures}")
-            save_prior(options, parts, len(latents), first, step, clock.spent, figures)
+            save_prior(options, parts, len(latents), first, step, spent, figures)
     bar.close()
     if step == taken:  # complete before: it may be asked for in another place
         save_prior(options, parts, len(latents), first, step, spent, figures)
