@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from nerf import evaluate
 from nerf.build import build_device, build_trainer, load_trained
 from nerf.config import Config
 from nerf.export import MeshOptions, save_mesh
-from nerf.export.files import write_bytes
+from nerf.export.files import write_json
 from nerf.extract import occupied_cells
 from nerf.renderers import RaymarchRenderer
 from nerf.renderers.base import Renderer
@@ -37,7 +36,7 @@ def run_training(config: Config) -> None:
         trainer.validate = lambda step: validate(config, trainer.renderer, step)
     if config.run.ckpt == "scratch" and (moved := set_aside(workspace)):  # now nothing stops the new run
         print(f"--ckpt scratch: the old run is kept in {moved}", file=sys.stderr, flush=True)
-    write_bytes(workspace / "config.json", (json.dumps(config.flat(), indent=2) + "\n").encode())
+    write_json(workspace / "config.json", config.flat())
     print(_describe(config, trainer, native), flush=True)
     facts = {"from_step": trainer.step, "device": str(device)}
     with phases("train"):

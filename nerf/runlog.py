@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nerf.export.files import write_bytes
+from nerf.export.files import write_bytes, write_json
 
 PACKAGES = ("numpy", "diffusers", "transformers", "huggingface_hub")
 
@@ -89,7 +89,7 @@ def write_run(workspace: Path, phases: Phases, **facts: Any) -> dict[str, Any]:
     if torch.cuda.is_available():  # the field and its guidance may each have a GPU
         peaks = map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))
         report["peak_gpu_memory_gb"] = {f"cuda:{n}": round(peak / 1e9, 2) for n, peak in enumerate(peaks) if peak}
-    write_bytes(workspace / "run.json", (json.dumps(report, indent=2, default=str) + "\n").encode())
+    write_json(workspace / "run.json", report)
     return report
 
 

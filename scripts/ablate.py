@@ -13,7 +13,7 @@ import json
 
 import evaluate
 
-from nerf.export.files import write_bytes
+from nerf.export.files import write_json
 
 ABLATIONS = {  # name of a row -> options for main.py
     "the preset": (),
@@ -70,7 +70,7 @@ def main():
         found = {name: found[name] for name in ABLATIONS if name in found}  # rows of earlier calls, too
         print(table(found), flush=True)
         if options.json:
-            write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())
+            write_json(options.json, found)
 
 
 def table(found: dict[str, dict]) -> str:

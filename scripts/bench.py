@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import json
 import os
 import platform
 import statistics
@@ -43,6 +42,7 @@ from benchsd import held, sd_cases  # noqa: E402
 
 import cases  # noqa: E402
 import extension  # noqa: E402
+from nerf.export.files import write_json  # noqa: E402
 from nerf.watch import lacks_memory  # noqa: E402
 from roofline import Roofline, probe  # noqa: E402
 
@@ -188,14 +188,8 @@ def bench(args: argparse.Namespace) -> None:
             rate = f"{row.rate}{percent(row.share)}{memory}"
             print(f"{row.op:28}{row.size:44}{row.passes:18}{figures}  {rate}", flush=True)
             report["rows"].append(asdict(row))
-        keep(args, report)  # whatever stops the next case
-
-
-def keep(args: argparse.Namespace, report: dict) -> None:
-    if args.json:
-        part = Path(args.json).with_suffix(".part")
-        part.write_text(json.dumps(report, indent=1) + "\n")
-        part.replace(args.json)
+        if args.json:  # whatever stops the next case
+            write_json(args.json, report)
 
 
 def count(args: argparse.Namespace) -> None:
@@ -206,7 +200,8 @@ def count(args: argparse.Namespace) -> None:
         if args.op in row["op"]:
             print(memory_line(row), flush=True)
             report["rows"].append(row)
-    keep(args, report)
+    if args.json:
+        write_json(args.json, report)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ normals by autograd where normals are compared), and once with each approximatio
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -33,7 +32,7 @@ import extension  # noqa: E402
 from guidance.stable_diffusion import default_precision  # noqa: E402
 from nerf import build, cli  # noqa: E402
 from nerf.config import Config  # noqa: E402
-from nerf.export.files import write_bytes  # noqa: E402
+from nerf.export.files import write_json  # noqa: E402
 from nerf.trainer import Trainer  # noqa: E402
 
 EXACT = ("--max_steps", "1024")
@@ -92,7 +91,7 @@ def main():
     print(table(rows))
     if options.json:
         found = {"options": options.rest, "precision": precision, "torch": torch.__version__, "rows": rows}
-        write_bytes(options.json, (json.dumps(found, indent=1) + "\n").encode())
+        write_json(options.json, found)
 
 
 def compare(text: str, steps: list[int], modes: dict[str, Mode], rest: list[str]) -> list[dict]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import evaluate
 
-from nerf.export.files import write_bytes
+from nerf.export.files import write_json
 
 HERE, KEPT = str(evaluate.ROOT / "toybox" / "prior"), ("--vae_minutes", "0")  # the autoencoder is
 HEADS_2D = {"name": "object", "colour": "colour", "worn": "worn", "view": "view"}  # of evaluate_prior.py
@@ -71,7 +71,7 @@ def main():
         found = {name: found[name] for name in CHOICES if name in found}  # rows of earlier calls, too
         print(table(found), flush=True)
         if options.json:
-            write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())
+            write_json(options.json, found)
 
 
 def compare(name: str, options) -> dict[str, dict]:

@@ -31,7 +31,7 @@ from tqdm import tqdm  # noqa: E402
 from nerf import build, checkpoint  # noqa: E402
 from nerf.cameras import cameras_from_views  # noqa: E402
 from nerf.config import Config  # noqa: E402
-from nerf.export.files import png_bytes, to_uint8, write_bytes  # noqa: E402
+from nerf.export.files import png_bytes, to_uint8, write_bytes, write_json  # noqa: E402
 from nerf.types import Shading, Views  # noqa: E402
 from toybox import judge, metrics, prompts, surface  # noqa: E402
 from toybox.captions import is_held_out, parse  # noqa: E402
@@ -72,7 +72,7 @@ def main():
         print(table(rows))
         found = {**asked_of(options.rest), "rows": rows, "summary": summary(rows)}
     if options.json:
-        write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())
+        write_json(options.json, found)
     if not options.workspace and options.sheet and sheets:
         write_bytes(options.sheet, png_bytes(to_uint8(in_columns(list(sheets.values())))))
 
@@ -145,7 +145,7 @@ def train(workspace: Path, text: str, seed: int, rest: list[str], threads: int) 
         raise RuntimeError(f"{workspace} was made with other options or by another prior: take another --runs")
     if is_complete(workspace):
         return
-    write_bytes(note, (json.dumps(asked) + "\n").encode())
+    write_json(note, asked)
     command = [sys.executable, "main.py", "--text", text, "--seed", str(seed), "--workspace", str(workspace.resolve())]
     command += ["--guidance", "toybox"]  # whatever else this machine could take
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}

@@ -26,7 +26,7 @@ from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from guidance.prompts import view_prompts  # noqa: E402
-from nerf.export.files import write_bytes  # noqa: E402
+from nerf.export.files import write_json  # noqa: E402
 from toybox import judge, pictures, prompts, shapes  # noqa: E402
 from toybox.captions import Caption, is_held_out, parse  # noqa: E402
 from toybox.judge import HEADS, NONE  # noqa: E402
@@ -70,10 +70,9 @@ def main():
         "autoencoder_psnr": round(autoencoder_psnr(pipeline.vae, options), 2),
         "megabytes": round(sum(path.stat().st_size for path in options.prior.rglob("*") if path.is_file()) / 1e6, 2),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(json.dumps(report, indent=2))
     if options.json:
-        write_bytes(options.json, (text + "\n").encode())
+        write_json(options.json, report)
 
 
 def wanted(texts, samples: int) -> list[tuple[Caption, str]]:

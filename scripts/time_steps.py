@@ -32,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile  # noqa: E402
 import extension  # noqa: E402
 from nerf import build, cli  # noqa: E402
 from nerf.config import Config  # noqa: E402
-from nerf.export.files import write_bytes  # noqa: E402
+from nerf.export.files import write_json  # noqa: E402
 from nerf.trainer import LOG_INTERVAL, Trainer  # noqa: E402
 from nerf.types import RenderOutput  # noqa: E402
 
@@ -61,7 +61,7 @@ def main():
         found |= measure(config.updated({"workspace": workspace}), device)
     print(json.dumps(found, indent=2))
     if options.json:
-        write_bytes(options.json, (json.dumps(found, indent=2) + "\n").encode())
+        write_json(options.json, found)
 
 
 def limit(device: torch.device, gigabytes: float) -> None:

@@ -27,7 +27,7 @@ from sample_toybox import sheet  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from training import Clock, asked_of, autocast, check_same, save_state, set_rate  # noqa: E402
 
-from nerf.export.files import write_bytes  # noqa: E402
+from nerf.export.files import write_bytes, write_json  # noqa: E402
 from nerf.seeding import step_generator  # noqa: E402
 from toybox import architecture, pictures  # noqa: E402
 from toybox.pictures import Look  # noqa: E402
@@ -278,7 +278,7 @@ def save_prior(options, parts, count, first, step, spent, figures):
         "device": options.device,
         "torch": torch.__version__,
     }
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(out / "training.json", record)
     files = sorted(p for p in out.rglob("*") if p.suffix in (".json", ".safetensors", ".txt"))
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(out).as_posix()}\n" for p in files]
     (out / "SHA256SUMS").write_text("".join(sums))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +31,11 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     """Write a file whole or not at all."""
     with atomic_path(path) as partial:
         partial.write_bytes(data)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """`write_bytes` of a value as JSON; what JSON does not know, paths for one, as its text."""
+    write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
 
 def to_uint8(picture: Tensor) -> np.ndarray:
