@@ -32,9 +32,11 @@ class OutOfMemory(Stopped):
     """With nothing left to give up."""
 
 
-SHORTAGE = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")  # the allocators', CUDA's, and cuBLAS's words
+# The words of allocators, of CUDA, and of cuBLAS, cuDNN and tiny-cuda-nn; cuDNN, with no memory for any of its engines,
+# says that it finds none.
+SHORTAGE = re.compile(r"(?i:out.of.memory)|allocate memory|ALLOC(ATION)?_FAILED|unable to find an engine")
 # Of a compiled operator of this repository: the stable interface to torch keeps none of torch's own words.
-OF_OPERATOR = re.compile(r"aten::(new_empty|new_zeros|contiguous|to)\b.*API call failed", re.DOTALL)
+OF_OPERATOR = re.compile(r"aten::(new_empty|new_zeros|contiguous|clone|to)\b.*API call failed", re.DOTALL)
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -143,15 +143,23 @@ def timed(run: Callable[[], object], repeats: int, device: torch.device) -> floa
     return (time.perf_counter() - start) / repeats
 
 
+def commit() -> str:
+    """Of this checkout; empty where git does not know."""
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
 def environment(device: torch.device) -> dict:
     """What a figure depends on."""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         processor = models[0].split(":")[1].strip() if models else processor
     return {
-        "commit": git.stdout.strip(),
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,

@@ -22,6 +22,7 @@ if LIBRARIES:  # kernels for CUDA
 if "OMP_NUM_THREADS" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
+torch.backends.cudnn.allow_tf32 = False  # results are compared with those of a CPU
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 
 

@@ -61,6 +61,16 @@ def test_levels_held_back_are_zeros_and_get_no_gradient(path, max_level):
     assert (actual[2][case.offsets[active_levels(max_level, 8)] :] == 0).all()
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_is_no_number_stays_none(path, mixed):
+    """A run that has diverged is to be seen."""
+    if mixed and not torch.ops.fusedfield.has_bf16():
+        pytest.skip("no bf16 here")
+    case = Case(levels=2, hidden=(32, 32), mixed=mixed)
+    case.layers[0][1][5] = float("nan")  # one channel of the first hidden layer
+    assert all(output.isnan().all() for output in case.query(points(64), case.table, case.layers))
+
+
 @pytest.mark.parametrize("outputs", [1, 4])
 @pytest.mark.parametrize("activation", ["none", "exp", "softplus"])
 def test_activations_match_reference(path, activation, outputs):

@@ -56,6 +56,14 @@ def test_sizes_match_reference(check, count, mixed):
     check(Case(levels=3, hidden=(32, 32), mixed=mixed), points(count))
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_is_no_number_stays_none(device, mixed):
+    """A run that has diverged is to be seen."""
+    case, x = Case(levels=2, hidden=(32, 32), mixed=mixed).to(device), points(64).to(device)
+    case.layers[0][1][5] = float("nan")  # one channel of the first hidden layer
+    assert all(output.isnan().all() for output in case.query(x, case.table, case.layers))
+
+
 def test_more_samples_than_all_blocks_take_at_once_match_reference(check):
     check(Case(levels=1, hidden=(32,), mixed=True), points(64 * 264 + 100))
 

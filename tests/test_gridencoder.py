@@ -40,6 +40,20 @@ def test_sizes_match_reference(device, points):
         assert_near(actual, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("channels", [2, 4, 8])
+def test_a_table_and_a_gradient_that_are_parts_of_other_tensors_match_reference(device, channels, dtype):
+    case, x = Case(channels=channels, device=device), cases.points(31, device=device)
+    case.table = case.table.to(dtype)
+    shifted = torch.empty(case.table.numel() + 1, dtype=dtype, device=device)[1:].view_as(case.table)
+    shifted.copy_(case.table).requires_grad_()
+    output = case.encode(x, shifted)
+    assert torch.equal(output, case.encode(x, case.table))
+    cotangent = torch.cat([output.new_ones(1), output.detach().flatten()])[1:].view_as(output)
+    expected = torch.autograd.grad(output, shifted, cotangent.clone(), retain_graph=True)[0]
+    assert_near(torch.autograd.grad(output, shifted, cotangent)[0], expected)  # atomics add in any order
+
+
 @pytest.mark.parametrize("points", [31, 257, 1000])
 def test_samples_along_a_ray_match_reference(device, points):
     """Runs of neighbours in one cell, of all lengths: a kernel may add their gradients together."""

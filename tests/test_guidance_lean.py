@@ -89,13 +89,12 @@ def test_a_frozen_convolution_has_the_gradient_of_a_convolution(device, stride, 
     direction = torch.randn_like(conv(x))
     ours, theirs = (torch.autograd.grad(f(x), x, direction)[0] for f in (same, conv))
     assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(same, x)
+    assert torch.autograd.gradcheck(same, x, nondet_tol=1e-12)  # cuDNN may add in any order
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("batch, size", [(1, 32), (3, 24)])
 def test_an_autoencoder_has_the_same_latents_and_the_same_gradient(device, monkeypatch, batch, size, channels_last):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     vae = autoencoder().to(device)
     if channels_last:
         vae.to(memory_format=torch.channels_last)

@@ -167,6 +167,12 @@ def test_every_way_to_lack_memory_is_known(device):
     with pytest.raises(RuntimeError) as caught:
         ask_for_too_much(device)
     assert lacks_memory(caught.value)
-    texts = "CUDA error: out of memory", "cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"
+    texts = (
+        "CUDA error: out of memory",
+        "cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "gpu_memory.h:563 cuMemCreate(&m_handles.back(), n_bytes, &prop, 0) failed: CUDA_ERROR_OUT_OF_MEMORY",
+    )
     assert all(lacks_memory(RuntimeError(text)) for text in texts) and lacks_memory(MemoryError())
     assert not lacks_memory(RuntimeError("shapes disagree")) and not lacks_memory(ValueError("out of memory"))

@@ -7,7 +7,10 @@ from unittest import mock
 import pytest
 import torch
 
+import scenes
+from nerf.renderers import raymarch
 from nerf.renderers.room import GRAIN, REMEMBERED, SLACK, Room
+from renderer_case import packed
 from tiny_run import weights
 
 
@@ -65,3 +68,13 @@ def test_a_step_that_had_no_room_is_done_again_and_ends_the_same(make, options):
             made.train_step()
     expected, actual = map(weights, runs)
     assert list(answers) == [True, False] and all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def test_a_picture_without_samples_has_no_normals_whatever_was_needed_before(room, monkeypatch):
+    """Of a scene that has gone empty, where the device counts."""
+    monkeypatch.setattr(raymarch, "_guesses", lambda tensor: True)
+    had(room, 5, None)
+    renderer = packed(scenes.Ball())
+    renderer._normals = room
+    chosen = renderer._heavy(torch.zeros(0))
+    assert renderer._normals_of(chosen, torch.zeros(0, 3)).shape == (0, 3)

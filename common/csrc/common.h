@@ -80,6 +80,12 @@ inline Tensor checked(const Tensor& tensor, const char* name, std::initializer_l
   return torch::stable::contiguous(tensor);
 }
 
+// The same where a vector of 16 bytes can be read, which a part of another tensor may begin between.
+inline Tensor aligned(const Tensor& tensor) {
+  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  return address % 16 == 0 ? tensor : torch::stable::clone(tensor);
+}
+
 template <typename T>
 T* data(Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
@@ -100,6 +106,7 @@ inline unsigned blocks(int64_t count, int threads) {
 }
 
 inline void check(const char* what, cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();  // it is reported here, and not by whoever asks next
   STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
 }
 
@@ -132,9 +139,7 @@ class CudaScope {
     cudaLaunchConfig_t config{};
     config.gridDim = size.blocks, config.blockDim = dim3(size.threads);
     config.dynamicSmemBytes = size.shared, config.stream = stream;
-    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
-    cudaGetLastError();  // it is reported here, and not by whoever asks next
-    check(name, error);
+    check(name, cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
   }
 
   // How many blocks of such a launch the device runs at a time.

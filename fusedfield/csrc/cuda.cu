@@ -100,7 +100,7 @@ struct Setup : Given {
         double bound, double peak, double slope, int64_t activation, bool mixed, int64_t outputs)
       : Given(positions, parameters, offsets, resolutions, hashed, align_corners, smoothstep, active, widths, bound, peak,
               slope, activation, outputs),
-        table(tadpole::checked(embeddings, "fusedfield: embeddings", {offsets.back(), 2})),
+        table(tadpole::aligned(tadpole::checked(embeddings, "fusedfield: embeddings", {offsets.back(), 2}))),
         parts(mixed ? 1 : 2),
         scope(x) {
     STD_TORCH_CHECK(widths.size() <= 4 && widths[0] <= 32 && (widths[1] == 32 || widths[1] == 64) &&
@@ -137,8 +137,12 @@ bool has_tensor_cores(const Tensor& like) {
   const CudaScope scope(like);
   cudaFuncAttributes kernel{};
   const cudaError_t error = cudaFuncGetAttributes(&kernel, field_kernel<Shape<32, 1, 1, 1>>);
-  cudaGetLastError();  // none for this device is an answer, too
-  return error == cudaSuccess && kernel.ptxVersion >= 80;
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+    cudaGetLastError();
+    return false;
+  }
+  tadpole::check("has_tensor_cores", error);
+  return kernel.ptxVersion >= 80;
 }
 
 std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Tensor& embeddings,

@@ -189,6 +189,8 @@ struct Weights {
   }
 };
 
+__device__ __forceinline__ float relu(float x) { return x < 0.f ? 0.f : x; }  // NaN stays, which fmaxf would hide
+
 // relu(W x + b) of K * 16 inputs.
 template <int K, int N, int Parts, class M>
 __device__ __forceinline__ void hidden_layer(const M& weight, const float* bias, const Left<Parts> (&x)[K],
@@ -201,7 +203,7 @@ __device__ __forceinline__ void hidden_layer(const M& weight, const float* bias,
 #pragma unroll
     for (int k = 0; k < K; ++k) sums.add(x[k], weight.right(n, k));
     for (int high = 0; high < 2; ++high) {
-      y[n / 2].set(high, n % 2, fmaxf(sums.sum[2 * high], 0.f), fmaxf(sums.sum[2 * high + 1], 0.f));
+      y[n / 2].set(high, n % 2, relu(sums.sum[2 * high]), relu(sums.sum[2 * high + 1]));
     }
   }
 }

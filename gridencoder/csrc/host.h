@@ -76,11 +76,12 @@ inline Tensor checked_table(const Tensor& embeddings, const Ints& offsets) {
   const ScalarType type = embeddings.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
                   "gridencoder: embeddings must be float32, float16 or bfloat16");
-  return tadpole::checked(embeddings, "gridencoder: embeddings", {offsets.empty() ? 0 : offsets.back(), -1}, type);
+  const int64_t rows = offsets.empty() ? 0 : offsets.back();
+  return tadpole::aligned(tadpole::checked(embeddings, "gridencoder: embeddings", {rows, -1}, type));
 }
 
 inline Tensor checked_gradient(const Tensor& gradient, const Tensor& inputs, int64_t levels, int64_t channels) {
-  return tadpole::checked(gradient, "gridencoder: gradient", {inputs.size(0), levels * channels});
+  return tadpole::aligned(tadpole::checked(gradient, "gridencoder: gradient", {inputs.size(0), levels * channels}));
 }
 
 // A gradient that is added to in place.

@@ -163,7 +163,7 @@ class RaymarchRenderer(Renderer):
 
     def _heavy(self, weights: Tensor) -> Tensor:
         """The samples that weigh enough for a normal; rows that are left over have M, which is none of them. int64"""
-        heavy, guesses = weights > self.normal_weight, _guesses(weights)
+        heavy, guesses = weights > self.normal_weight, _guesses(weights) and len(weights) > 0
         rows = self._normals.rows() if guesses else None
         if guesses:
             self._normals.need(heavy.sum(), rows)

@@ -73,7 +73,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> march_rays_train(const Tensor& rays_o
     scope.launch("prefix_sum", prefix_sum_kernel, {1, kScanThreads}, N, data<int32_t>(packed_info),
                  data<int64_t>(total));
     if (!rows) {  // the one wait: how much memory to ask for
-      cudaMemcpyAsync(&found, data<int64_t>(total), sizeof(found), cudaMemcpyDeviceToHost, scope.stream);
+      const auto copied =
+          cudaMemcpyAsync(&found, data<int64_t>(total), sizeof(found), cudaMemcpyDeviceToHost, scope.stream);
+      tadpole::check("march_rays_train", copied);
       tadpole::check("march_rays_train", cudaStreamSynchronize(scope.stream));
       STD_TORCH_CHECK(found <= INT32_MAX, "march_rays_train: more than 2^31 samples: march fewer rays at a time");
     }

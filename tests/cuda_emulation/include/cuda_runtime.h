@@ -31,7 +31,13 @@
 // ---- The runtime: one device without a clock, whose launches have ended when they return ----
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorLaunchFailure };
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidValue,
+  cudaErrorLaunchFailure,
+  cudaErrorInvalidDeviceFunction,
+  cudaErrorNoKernelImageForDevice,
+};
 enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaFuncAttributes {
