@@ -39,26 +39,19 @@ HOST_DEVICE int64_t single(const uint32_t& row) {
   return copy;
 }
 
-// The two channels of W rows.
-#if TADPOLE_LANES == 16
-HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  const __m512i rows = (__m512i)row;
-  const __m512 low = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_castsi512_si256(rows), table, 8));
-  const __m512 high = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_extracti64x4_epi64(rows, 1), table, 8));
-  a = (F)_mm512_permutex2var_ps(low, even, high);
-  b = (F)_mm512_permutex2var_ps(low, odd, high);
+// Both channels of two rows, neighbours in memory where `adjacent`: then one load has them all.
+HOST_DEVICE __m128 pair(const float* table, const uint32_t& row, const uint32_t& other, bool adjacent) {
+  const float* first = table + 2 * single(row);
+  if (adjacent) return _mm_loadu_ps(first);
+  const __m128 half = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(first)));
+  return _mm_loadh_pi(half, reinterpret_cast<const __m64*>(table + 2 * single(other)));
 }
-// The rows of two corners, neighbours in memory where `adjacent`: then one load has both. Loads and shuffles are faster
-// than gather instructions, by a tenth of the encoding along rays and more at random points.
+
+// gather_two: a[c], b[c] are the two channels of W rows, for each of two corners. Loads and shuffles are faster than gather
+// instructions, by a tenth of the encoding along rays; of 16-bit numbers, a row is what a gather instruction takes.
+#if TADPOLE_LANES == 16
 HOST_DEVICE void gather_two(const float* table, const uint32_t (*row)[W], bool adjacent, F* a, F* b) {
-  const auto both = [&](int i) {
-    const float* first = table + 2 * single(row[0][i]);
-    if (adjacent) return _mm_loadu_ps(first);
-    const __m128 half = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(first)));
-    return _mm_loadh_pi(half, reinterpret_cast<const __m64*>(table + 2 * single(row[1][i])));
-  };
+  const auto both = [&](int i) { return pair(table, row[0][i], row[1][i], adjacent); };
   __m512 quad[4];  // a b a b of the points i, i + 4, i + 8, i + 12
   for (int i = 0; i < 4; ++i) {
     quad[i] = _mm512_castps128_ps512(both(i));
@@ -118,12 +111,18 @@ HOST_DEVICE void unzip(__m256 low, __m256 high, F& a, F& b) {
   a = (F)_mm256_shuffle_ps(first, second, 0x88);  // a0 a1 a2 a3 per half: the halves are 0,2 and 1,3 of the four blocks
   b = (F)_mm256_shuffle_ps(first, second, 0xdd);
 }
-HOST_DEVICE void gather(const float* table, U row, F& a, F& b) {
-  const __m256i rows = (__m256i)row;
-  const double* pairs = reinterpret_cast<const double*>(table);
-  const __m256 low = _mm256_castpd_ps(_mm256_i32gather_pd(pairs, _mm256_castsi256_si128(rows), 8));
-  const __m256 high = _mm256_castpd_ps(_mm256_i32gather_pd(pairs, _mm256_extracti128_si256(rows, 1), 8));
-  unzip(low, high, a, b);
+HOST_DEVICE void gather_two(const float* table, const uint32_t (*row)[W], bool adjacent, F* a, F* b) {
+  const auto both = [&](int i) { return pair(table, row[0][i], row[1][i], adjacent); };
+  __m256 quad[4];  // a b a b of the points i, i + 4
+  for (int i = 0; i < 4; ++i) quad[i] = _mm256_set_m128(both(i + 4), both(i));
+  const __m256d first = _mm256_castps_pd(_mm256_unpacklo_ps(quad[0], quad[1]));
+  const __m256d second = _mm256_castps_pd(_mm256_unpacklo_ps(quad[2], quad[3]));
+  const __m256d third = _mm256_castps_pd(_mm256_unpackhi_ps(quad[0], quad[1]));
+  const __m256d fourth = _mm256_castps_pd(_mm256_unpackhi_ps(quad[2], quad[3]));
+  a[0] = (F)_mm256_unpacklo_pd(first, second);
+  b[0] = (F)_mm256_unpackhi_pd(first, second);
+  a[1] = (F)_mm256_unpacklo_pd(third, fourth);
+  b[1] = (F)_mm256_unpackhi_pd(third, fourth);
 }
 HOST_DEVICE void gather(const BFloat16* table, U row, F& a, F& b) {
   const U both = (U)_mm256_i32gather_epi32(reinterpret_cast<const int*>(table), (__m256i)row, 4);
@@ -170,19 +169,18 @@ struct Table {
       : start(static_cast<const char*>(p.embeddings)), type(p.type), row_bytes(type == ScalarType::Float ? 8 : 4) {
     start += row_bytes * level.offset;
   }
-  HOST_DEVICE void read(const uint32_t* rows, F& a, F& b) const {
-    U row;
-    std::memcpy(&row, rows, sizeof(row));
-    if (type == ScalarType::Float) return gather(reinterpret_cast<const float*>(start), row, a, b);
-    if (type == ScalarType::Half) return gather(reinterpret_cast<const Half*>(start), row, a, b);
-    gather(reinterpret_cast<const BFloat16*>(start), row, a, b);
-  }
+  // As gather_two.
   HOST_DEVICE void read_two(const uint32_t (*rows)[W], bool adjacent, F* a, F* b) const {
-#if TADPOLE_LANES == 16
     if (type == ScalarType::Float) return gather_two(reinterpret_cast<const float*>(start), rows, adjacent, a, b);
-#endif
-    read(rows[0], a[0], b[0]);
-    read(rows[1], a[1], b[1]);
+    for (int c = 0; c < 2; ++c) {
+      U row;
+      std::memcpy(&row, rows[c], sizeof(row));
+      if (type == ScalarType::Half) {
+        gather(reinterpret_cast<const Half*>(start), row, a[c], b[c]);
+      } else {
+        gather(reinterpret_cast<const BFloat16*>(start), row, a[c], b[c]);
+      }
+    }
   }
 };
 
@@ -262,6 +260,7 @@ template <bool Directional>
 void input_gradient(const Problem& p, const Columns& points, int l, int64_t begin, int64_t end) {
   const Level& level = p.grid.level[l];
   const Table table(p, level);
+  const bool adjacent = neighbours_along_x(level);
   const float* gradient = points.gradient + 2 * l * points.row;
   float* result = points.result + 3 * l * points.row;
   each<Directional, 1 + Directional>(
@@ -269,10 +268,10 @@ void input_gradient(const Problem& p, const Columns& points, int l, int64_t begi
       [&](const Corners& corners, int64_t i) {
         F g[2], dot[kCorners];
         deinterleave(gradient + 2 * i, g[0], g[1]);
-        for (int k = 0; k < kCorners; ++k) {
-          F a, b;
-          table.read(corners.row[k], a, b);
-          dot[k] = a * g[0] + b * g[1];
+        for (int k = 0; k < kCorners; k += 2) {
+          F a[2], b[2];
+          table.read_two(corners.row + k, adjacent, a, b);
+          for (int c = 0; c < 2; ++c) dot[k + c] = a[c] * g[0] + b[c] * g[1];
         }
         for (int d = 0; d < 3; ++d) {
           F weight[kCorners], slope = {};

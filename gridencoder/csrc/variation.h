@@ -45,11 +45,7 @@ HOST_DEVICE void find(Nodes& nodes, const Level& level, const float* inputs, int
 
 HOST_DEVICE void add_total_variation(const Nodes& nodes, const float* table, float weight, float* gradient) {
   F value[2][4], difference[3][2], energy[2] = {F{} + 1e-9f, F{} + 1e-9f}, sum[2] = {};
-  for (int k = 0; k < 4; ++k) {
-    U row;
-    std::memcpy(&row, nodes.row[k], sizeof(row));
-    gather(table, row, value[0][k], value[1][k]);
-  }
+  for (int k = 0; k < 4; k += 2) gather_two(table, nodes.row + k, false, value[0] + k, value[1] + k);
   for (int d = 0; d < 3; ++d) {
     for (int c = 0; c < 2; ++c) {
       difference[d][c] = nodes.counts[d] ? value[c][1 + d] - value[c][0] : F{};
