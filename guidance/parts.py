@@ -14,6 +14,7 @@ from guidance.layout import DEEPFLOYD, STABLE_DIFFUSION, check_family
 from guidance.weights import RANDOM, Located
 
 log = logging.getLogger(__name__)
+DRAWN = 1_000_003  # a prime: rows of a matrix are not each other's copies
 RANDOM_SEED = 0
 VOCABULARY, TOKENS = 49408, 77  # of CLIP's tokenizer
 UNETS = {
@@ -104,9 +105,13 @@ class RandomParts:
         """unet, vae or text_encoder; the same weights every time."""
         with made_in(dtype), torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(RANDOM_SEED)
-            if part == "text_encoder":
-                return model_class(model_class.config_class(**TEXT_ENCODERS[self.version]))
-            return model_class(**(UNETS[self.version] if part == "unet" else AUTOENCODER))
+            with drawn_once():
+                return self._make(model_class, part)
+
+    def _make(self, model_class: type, part: str) -> torch.nn.Module:
+        if part == "text_encoder":
+            return model_class(model_class.config_class(**TEXT_ENCODERS[self.version]))
+        return model_class(**(UNETS[self.version] if part == "unet" else AUTOENCODER))
 
     def scheduler(self) -> Any:
         from diffusers import DDPMScheduler
@@ -149,3 +154,26 @@ def quiet():
         diffusers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def drawn_once():
+    """Weights are the same numbers again and again, scaled: to draw each of a billion takes up to a minute."""
+    normal, uniform = torch.randn(DRAWN), torch.rand(DRAWN)
+
+    def repeat(weight: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        for part in weight.view(-1).split(len(numbers)):
+            part.copy_(numbers[: len(part)])
+        return weight
+
+    methods = {
+        "normal_": lambda self, mean=0.0, std=1.0, generator=None: repeat(self, normal).mul_(std).add_(mean),
+        "uniform_": lambda self, low=0.0, high=1.0, generator=None: repeat(self, uniform).mul_(high - low).add_(low),
+    }
+    for name, method in methods.items():
+        setattr(torch.Tensor, name, method)
+    try:
+        yield
+    finally:
+        for name in methods:
+            delattr(torch.Tensor, name)

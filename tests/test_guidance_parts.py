@@ -159,3 +159,13 @@ def test_the_header_of_a_whole_file_lists_its_tensors(single):
     if path.suffix == ".safetensors":
         assert layout.header(path).keys() == single_file.state_dict(path).keys()
         assert json.dumps(layout.header(path))
+
+
+def test_numbers_that_are_drawn_once_have_the_spread_that_was_asked_for():
+    own = torch.Tensor.normal_
+    with parts.drawn_once():
+        normal, uniform = torch.empty(1100, 1024).normal_(1.0, std=0.5), torch.empty(3000).uniform_(-2, -1)
+    assert normal.mean() == pytest.approx(1, abs=0.01) and normal.std() == pytest.approx(0.5, abs=0.01)
+    assert -2 <= uniform.min() < -1.9 and -1.1 < uniform.max() <= -1
+    assert len(normal.unique(dim=0)) == len(normal)  # more of them than are drawn, and no row is another's copy
+    assert torch.Tensor.normal_ is own
