@@ -156,8 +156,13 @@ def differentiable_once(*gradients: str) -> None:
         torch.library.register_autograd(operator, twice)
 
 
-def serves(name: str, tensor: torch.Tensor) -> bool:
-    """Whether the native operators of `name` take this tensor: they are float32 (and lower) on CPU and CUDA."""
+def serves(name: str, tensor: torch.Tensor, *others: torch.Tensor) -> bool:
+    """Whether the native operators of `name` take this tensor: they are float32 (and lower) on CPU and CUDA.
+
+    Raises ValueError where one of the others is on another device, whose memory a kernel does not reach.
+    """
+    if elsewhere := {other.device for other in others} - {tensor.device}:
+        raise ValueError(f"{name} needs all tensors on one device, got {tensor.device} and {elsewhere.pop()}")
     return tensor.device.type in ("cpu", "cuda") and tensor.dtype != torch.float64 and load(name)
 
 

@@ -170,7 +170,7 @@ def _native(inputs: Tensor, embeddings: Tensor) -> bool:
     """Whether the compiled operators serve these tensors; builds them on first use."""
     if inputs.dtype == torch.float64 or embeddings.dtype not in TABLE_DTYPES:
         return False
-    return extension.serves("gridencoder", inputs)
+    return extension.serves("gridencoder", inputs, embeddings)
 
 
 def _accumulate(gradient: Tensor, add) -> None:

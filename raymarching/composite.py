@@ -37,7 +37,7 @@ def composite_rays_train(
     check_integers("packed_info", packed_info)
     dtype = compute_type(sigmas, rgbs)
     sigmas, rgbs, ts = sigmas.to(dtype), rgbs.to(dtype), ts.detach().to(dtype)
-    if native(sigmas):
+    if native(sigmas, rgbs, ts, packed_info):
         packed = packed_info.int()
         return torch.ops.raymarching.composite_rays_train(sigmas, rgbs, ts, packed, float(min_transmittance))[:4]
     return reference.composite_rays_train(sigmas, rgbs, ts, packed_info, min_transmittance)
@@ -95,7 +95,7 @@ def composite_rays(
             raise ValueError(f"{name} must be contiguous float32 like rays_t, got {tensor.dtype} {tensor.stride()}")
     inputs = sigmas.to(dtype), rgbs.to(dtype), ts.to(dtype)
     alive, pictures = rays_alive[:n_alive], (opacity, depth, image)
-    if native(rays_t):
+    if native(rays_t, alive, *inputs, *pictures):
         torch.ops.raymarching.composite_rays(alive, rays_t, *inputs, *pictures, n_step, float(min_transmittance))
     else:
         reference.composite_rays(n_alive, n_step, alive, rays_t, *inputs, *pictures, min_transmittance)

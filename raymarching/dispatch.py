@@ -8,10 +8,13 @@ from torch import Tensor
 import extension
 
 
-def native(tensor: Tensor) -> bool:
-    """Whether the compiled operators serve this float32 or integer tensor; the torch references do otherwise."""
+def native(tensor: Tensor, *others: Tensor | None) -> bool:
+    """Whether the compiled operators serve this float32 or integer tensor; the torch references do otherwise.
+
+    Raises ValueError where one of the others is on another device.
+    """
     float32 = tensor.dtype == torch.float32 or not tensor.is_floating_point()
-    return float32 and extension.serves("raymarching", tensor)
+    return float32 and extension.serves("raymarching", tensor, *(other for other in others if other is not None))
 
 
 def compute_type(*tensors: Tensor) -> torch.dtype:

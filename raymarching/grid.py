@@ -76,7 +76,7 @@ def packbits(grid: Tensor, thresh: float | Tensor) -> Tensor:
     if not isinstance(thresh, Tensor):
         thresh = torch.full((), thresh, device=grid.device)
     if native(grid):
-        return torch.ops.raymarching.packbits(grid, thresh.float())
+        return torch.ops.raymarching.packbits(grid, thresh.to(grid.device, torch.float32))
     return reference.packbits(grid, thresh)
 
 

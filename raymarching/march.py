@@ -32,7 +32,7 @@ def near_far_from_aabb(rays_o: Tensor, rays_d: Tensor, aabb: Tensor, min_near: f
     check_shape("aabb", aabb, 6)
     dtype = compute_type(rays_o, rays_d)
     rays_o, rays_d, aabb = (tensor.detach().to(dtype) for tensor in (rays_o, rays_d, aabb))
-    if native(rays_o):
+    if native(rays_o, rays_d):
         return torch.ops.raymarching.near_far_from_aabb(rays_o, rays_d, aabb.to(rays_o.device), float(min_near))
     return reference.near_far_from_aabb(rays_o, rays_d, aabb.to(rays_o.device), min_near)
 
@@ -55,7 +55,7 @@ def sph_from_ray(rays_o: Tensor, rays_d: Tensor, radius: float) -> Tensor:
     check_shape("rays_d", rays_d, rays_o.shape[0], 3)
     dtype = compute_type(rays_o, rays_d)
     rays_o, rays_d = rays_o.detach().to(dtype), rays_d.detach().to(dtype)
-    if native(rays_o):
+    if native(rays_o, rays_d):
         return torch.ops.raymarching.sph_from_ray(rays_o, rays_d, float(radius))
     return reference.sph_from_ray(rays_o, rays_d, radius)
 
@@ -107,7 +107,7 @@ def march_rays_train(
     if rows is not None and rows < 0:
         raise ValueError(f"there cannot be room for {rows} samples")
     rays = _checked_rays(rays_o, rays_d, bound, density_bitfield, C, H, nears, fars, noises, dt_gamma, max_steps)
-    if native(rays[0]):
+    if native(*rays):
         settings = float(bound), C, H, float(dt_gamma), max_steps, rows
         return torch.ops.raymarching.march_rays_train(*rays, *settings)
     rays_o, rays_d, density_bitfield, nears, fars, noises = rays
@@ -156,7 +156,7 @@ def march_rays(
     if n_step < 1:
         raise ValueError(f"n_step must be at least 1, got {n_step}")
     alive, rays_t = rays_alive[:n_alive].int(), rays_t.detach().to(rays[0].dtype)
-    if native(rays[0]):
+    if native(*rays, alive, rays_t):
         settings = float(bound), C, H, float(dt_gamma), max_steps, n_step
         return torch.ops.raymarching.march_rays(alive, rays_t, *rays, *settings)
     rays_o, rays_d, density_bitfield, nears, fars, noises = rays

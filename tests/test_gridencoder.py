@@ -281,6 +281,7 @@ def test_normals_alone_do_not_compute_the_gradient_of_the_table():
         ({"offsets": [0, 5, 5, 125]}, "offsets"),
         ({"embeddings": torch.zeros(125, 3)}, "embeddings"),
         ({"inputs": torch.zeros(4, 6)}, "inputs"),
+        ({"embeddings": torch.zeros(125, 2, device="meta")}, "all tensors on one device, got cpu and meta"),
     ],
 )
 def test_wrong_arguments_are_named(change, word):
