@@ -5,8 +5,10 @@ Only a GPU (scripts/gpu_check.sh) shows the rest: what nvcc makes of it, the mem
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,8 @@ import emulated
 
 TESTS = Path(__file__).parent
 # Tests of kernels whose threads wait for each other.
-EXCHANGING = ["raymarching", "raymarching_composite", "fusedfield_cuda"]
-FILES = [*EXCHANGING, "gridencoder", "shencoder", "freqencoder", "adan", "fields"]
+EXCHANGING = ["fusedfield_cuda", "raymarching", "raymarching_composite"]
+FILES = ["gridencoder", *EXCHANGING, "shencoder", "freqencoder", "adan", "fields"]
 # What CPU kernels alone promise, and what runs no kernel.
 OTHERS = "thread or cpu_path_is_named or outside_the_samples or gradcheck or reference_has"
 ORDERS = ["forward", "reverse", "1"]
@@ -39,18 +41,24 @@ def order(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("order, names", [("forward", FILES), ("reverse", EXCHANGING)], ids=["forward", "reverse"])
-def test_kernels_pass_the_tests_of_the_cpu_kernels(emulated_libraries, order, names):
-    files = [str(TESTS / f"test_{name}.py") for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"not ({OTHERS})", *files]
+def run_tests(libraries: Path, order: str, name: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"not ({OTHERS})", str(TESTS / f"test_{name}.py")]
     settings = {
-        "TADPOLE_TEST_LIBRARIES": str(emulated_libraries),
+        "TADPOLE_TEST_LIBRARIES": str(libraries),
         "TADPOLE_EMULATION_ORDER": order,
         "OMP_NUM_THREADS": "1",
     }
-    environment = emulated.sanitized() | settings
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-5000:]
+    return subprocess.run(command, env=emulated.sanitized() | settings, capture_output=True, text=True)
+
+
+def test_kernels_pass_the_tests_of_the_cpu_kernels(emulated_libraries):
+    runs = [*(("forward", name) for name in FILES), *(("reverse", name) for name in EXCHANGING)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(pool.map(lambda run: run_tests(emulated_libraries, *run), runs))
+    failed = [
+        f"{run}\n{it.stdout[-5000:]}{it.stderr[-5000:]}" for run, it in zip(runs, done, strict=True) if it.returncode
+    ]
+    assert not failed, "\n".join(failed)
 
 
 def test_a_barrier_orders_writing_and_reading_and_a_missing_one_shows(examples, order):
