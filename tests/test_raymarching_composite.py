@@ -233,6 +233,8 @@ def test_wrong_lengths_and_rays_outside_the_samples_are_refused():
         raymarching.composite_rays_train(sigmas, rgbs[1:], ts, packed_info)
     with pytest.raises(ValueError, match="packed_info must be int32"):
         raymarching.composite_rays_train(sigmas, rgbs, ts, packed_info.float())
+    with pytest.raises(ValueError, match="raymarching needs all tensors on one device, got cpu and meta"):
+        raymarching.composite_rays_train(sigmas, rgbs, ts, packed_info.to("meta"))
     if extension.load("raymarching"):
         with pytest.raises(RuntimeError, match="packed_info: ray"):
             raymarching.composite_rays_train(sigmas, rgbs, ts, packed_info + 1)
