@@ -7,10 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
+from filelock import FileLock
 
-import extension
-from fusedfield import dispatch
+from common.openmp import wait_briefly
+
+wait_briefly()  # tests run side by side
+import torch  # noqa: E402
+
+import extension  # noqa: E402
+from fusedfield import dispatch  # noqa: E402
 
 FOLDER = os.environ.get("TADPOLE_TEST_LIBRARIES")
 LIBRARIES = sorted(Path(FOLDER).glob("*.so")) if FOLDER else []
@@ -23,7 +28,13 @@ if "OMP_NUM_THREADS" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 torch.backends.cudnn.allow_tf32 = False  # results are compared with those of a CPU
+LONGEST = ["test_pretended_gpu", "test_cuda_emulated", "test_train_toybox"]  # minutes each
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest begin, so that none of them is alone at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(params=DEVICES)
@@ -93,4 +104,10 @@ def emulated_libraries(tmp_path_factory):
     """A folder for TADPOLE_TEST_LIBRARIES: the CUDA kernels for the CPU, with the sanitizers."""
     import emulated
 
-    return emulated.compile_extensions(extension.NAMES, tmp_path_factory.mktemp("libraries"), emulated.SANITIZERS)
+    ours = tmp_path_factory.getbasetemp()  # with pytest -n, this worker's in the folder of all
+    folder = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "libraries"
+    with FileLock(f"{folder}.lock"):  # compiled by the first who comes
+        if not folder.exists():
+            made = tmp_path_factory.mktemp("made")
+            emulated.compile_extensions(extension.NAMES, made, emulated.SANITIZERS).rename(folder)
+    return folder

@@ -24,6 +24,9 @@ def script():
 
 @pytest.fixture
 def train(script, tmp_path, monkeypatch):
+    sheet = script.sheet
+    monkeypatch.setattr(script, "sheet", lambda *words, steps, **options: sheet(*words, steps=1, **options))
+
     def train(out, minutes, *options, work="work"):
         words = ["x", "--work", str(tmp_path / work), "--out", str(tmp_path / out), "--minutes", str(minutes)]
         sizes = ["--solids", "44", "--batch", "4", "--device", "cpu"]

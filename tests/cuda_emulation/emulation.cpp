@@ -52,7 +52,8 @@ std::string text(const uint3& index) {
 std::string text(const Site& site) { return std::string(site.file_name()) + ":" + std::to_string(site.line()); }
 
 bool same(const Site& a, const Site& b) {
-  return a.line() == b.line() && a.column() == b.column() && !std::strcmp(a.file_name(), b.file_name());
+  const bool same_file = a.file_name() == b.file_name() || !std::strcmp(a.file_name(), b.file_name());
+  return a.line() == b.line() && a.column() == b.column() && same_file;
 }
 
 uint3 index_of(size_t number, dim3 size) {
@@ -107,6 +108,7 @@ void prepare(unsigned count) {
     getcontext(&fiber->context);
     fiber->context.uc_stack = {stack, 0, kStackBytes};
     makecontext(&fiber->context, loop, 0);
+    fiber->context.uc_stack.ss_size = 0;  // or AddressSanitizer cleans up after this stack's variables at every switch
   }
 }
 
