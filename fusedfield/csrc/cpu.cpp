@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
     Room& room = *rooms[thread];
     const int64_t first = run * kRun, count = std::min(kRun, s.count - first);
     float* encoding = save ? encodings + layout.start(run) : room.encoding.get();
-    forward(room, s.positions() + 3 * first, count, encoding, sigmas + first, albedos + (outputs - 1) * first);
+    forward(room, s.points() + 3 * first, count, encoding, sigmas + first, albedos + (outputs - 1) * first);
   });
   return {sigma, albedo, saved};
 }
@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
   Tensor flat = torch::stable::new_empty(s.x, {s.weights.size(0)});
   tadpole::zero(table);
 
-  const Problem p(s.grid, 2, s.x, std::nullopt, nullptr, nullptr, table);
+  const Problem p(s, 2, nullptr, nullptr, table);
   const auto add_to_table = gridencoder::kernels_for<3, 2>(p, gridencoder::choose_path(s.grid, 3, 2)).embedding_gradient;
   const Kernels kernel = kernels(s.path, s.mixed);
   const int64_t chunk = std::min(kChunk, s.count), places = std::min(kSums, tadpole::ceil_div(s.count, kPart));
@@ -103,10 +103,10 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
     tadpole::share(tadpole::ceil_div(size, kPart), [&](int64_t part, int64_t thread) {
       if (!tiles[thread]) tiles[thread].reset(new Tile(s.net));
       const int64_t begin = part * kPart, end = std::min(begin + kPart, size), first = start + begin;
-      kernel.load_columns(s.field, s.positions() + 3 * first, end - begin, columns.position + begin, columns.row);
+      kernel.load_columns(s.field, s.points() + 3 * first, end - begin, columns.position + begin, columns.row);
       const int64_t run = first / kRun;
       const float* encoding = encodings + layout.start(run) + 2 * (first - run * kRun);
-      kernel.backward(s.field, s.net, *tiles[thread], s.positions() + 3 * first, encoding, layout.row(run), end - begin,
+      kernel.backward(s.field, s.net, *tiles[thread], s.points() + 3 * first, encoding, layout.row(run), end - begin,
                       sigmas + first, albedos + (outputs - 1) * first, sums.get() + part * s.net.gradients,
                       columns.gradient + 2 * begin, columns.row);
     });

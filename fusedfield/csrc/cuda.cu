@@ -158,13 +158,13 @@ std::tuple<Tensor, Tensor, Tensor> field_query(const Tensor& positions, const Te
   Tensor nothing = torch::stable::new_empty(s.x, {0});
   if (s.count == 0) return {sigma, albedo, nothing};
   s.scope.launch("encode_kernel", mixed ? encode_kernel<1> : encode_kernel<2>, s.of_levels(), s.grid, s.count,
-                 s.field.bound, s.positions(), tadpole::data<Row<2, float>>(s.table),
+                 s.field.bound, s.points(), tadpole::data<Row<2, float>>(s.table),
                  reinterpret_cast<Word*>(tadpole::data<float>(words)));
   with_shape(widths, mixed, [&](auto shape) {
     using S = decltype(shape);
     const Launch size = s.launch("field_kernel", field_kernel<S>, S::kWeightBytes);
     s.scope.launch("field_kernel", field_kernel<S>, size, s.field, s.count, s.columns(), s.parameters(),
-                   s.encoding(words), s.positions(),
+                   s.encoding(words), s.points(),
                    tadpole::data<float>(sigma), tadpole::data<float>(albedo));
   });
   return {sigma, albedo, save ? words : nothing};
@@ -203,7 +203,7 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
     const Launch size = s.launch("field_backward_kernel", field_backward_kernel<S>, kShared);
     Tensor sums = torch::stable::new_empty(s.x, {size.blocks.x, parameter_count});
     s.scope.launch("field_backward_kernel", field_backward_kernel<S>, size, s.field, listed, s.columns(),
-                   parameter_count, s.parameters(), s.encoding(words), s.positions(), cotangents,
+                   parameter_count, s.parameters(), s.encoding(words), s.points(), cotangents,
                    reinterpret_cast<float2*>(tadpole::data<float>(gradient)), tadpole::data<float>(sums));
     s.scope.launch("add_rows_kernel", add_rows_kernel, {tadpole::blocks(parameter_count, kThreads), kThreads},
                    size.blocks.x, parameter_count, tadpole::data<float>(std::as_const(sums)),
@@ -211,7 +211,7 @@ std::tuple<Tensor, Tensor> field_query_backward(const Tensor& sigma_gradient, co
   });
   Tensor unit = torch::stable::new_empty(s.x, {s.count, 3});
   s.scope.launch("unit_kernel", unit_kernel, {tadpole::blocks(s.count, kThreads), kThreads}, listed, s.count,
-                 s.field.bound, s.positions(), tadpole::data<float>(unit));
+                 s.field.bound, s.points(), tadpole::data<float>(unit));
   s.scope.launch("grid_embedding_gradient_kernel", gridencoder::grid_embedding_gradient_kernel<3, 2, false>,
                  s.of_levels(), s.grid, s.count, tadpole::data<Row<2, float>>(std::as_const(gradient)), 1, s.count,
                  tadpole::data<float>(unit), nullptr, tadpole::data<Row<2, float>>(table));

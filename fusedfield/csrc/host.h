@@ -7,13 +7,12 @@
 
 namespace fusedfield {
 
-struct Given {
+struct Given : gridencoder::Given {
   Given(const Tensor& positions, const Tensor& parameters, const Ints& offsets, const Ints& resolutions, bool hashed,
         bool align_corners, bool smoothstep, int64_t active, const Ints& widths, double bound, double peak, double slope,
         int64_t activation, int64_t outputs)
-      : grid(gridencoder::make_grid(3, offsets, resolutions, hashed, align_corners, smoothstep, active)),
-        x(tadpole::checked(positions, "fusedfield: positions", {-1, 3})),
-        count(x.size(0)),
+      : gridencoder::Given(tadpole::checked(positions, "fusedfield: positions", {-1, 3}),
+                           gridencoder::make_grid(3, offsets, resolutions, hashed, align_corners, smoothstep, active)),
         widths(checked_widths(widths, grid.levels)),
         weights(tadpole::checked(parameters, "fusedfield: parameters", {parameter_count(widths)})),
         field{static_cast<float>(bound), static_cast<float>(peak), static_cast<float>(slope),
@@ -39,12 +38,8 @@ struct Given {
     return sum;
   }
 
-  const float* positions() const { return tadpole::data<float>(x); }
   const float* parameters() const { return tadpole::data<float>(weights); }
 
-  Grid grid;
-  Tensor x;
-  int64_t count;
   Ints widths;
   Tensor weights;
   Field field;

@@ -94,7 +94,7 @@ class Forward {
       : s_(s),
         table_(tadpole::checked(embeddings, "fusedfield: embeddings", {offsets.back(), 2})),
         unused_(torch::stable::new_empty(s.x, {0})),
-        problem_(s.grid, 2, s.x, std::nullopt, &table_, nullptr, unused_),
+        problem_(s, 2, &table_, nullptr, unused_),
         encode_(gridencoder::kernels_for<3, 2>(problem_, gridencoder::choose_path(s.grid, 3, 2)).encode),
         kernel_(kernels(s.path, s.mixed)) {}
 

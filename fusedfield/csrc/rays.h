@@ -87,7 +87,7 @@ void follow(const Setup& s, const Forward& forward, const Bundle& rays, int64_t 
     int64_t total = 0;
     for (int64_t i = 0; i < alive; ++i) {
       const int64_t part = std::min(kRound, living[i].end - living[i].sample);
-      std::copy_n(s.positions() + 3 * living[i].sample, 3 * part, room.x.get() + 3 * total);
+      std::copy_n(s.points() + 3 * living[i].sample, 3 * part, room.x.get() + 3 * total);
       total += part;
     }
     const int64_t row = padded(total);

@@ -50,14 +50,13 @@ void run(const Problem& p, Kernel kernel, int64_t width, Store store) {
 
 Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::optional<Tensor>& direction, Ints offsets,
                    Ints resolutions, bool hashed, bool align_corners, bool smoothstep, int64_t active) {
-  const Tensor x = checked_points(inputs), rows = checked_table(embeddings, offsets);
-  const auto along = checked_direction(direction, x);
-  const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active);
-  const Path path = choose_path(grid, x.size(1), rows.size(1));
+  const Given given(inputs, direction, offsets, resolutions, hashed, align_corners, smoothstep, active);
+  const Tensor rows = checked_table(embeddings, offsets);
+  const Path path = choose_path(given.grid, given.dimensions, rows.size(1));
   const Tensor table = readable_table(rows, path);
-  Tensor output = torch::stable::new_empty(x, {x.size(0), grid.levels * table.size(1)});
+  Tensor output = torch::stable::new_empty(given.x, {given.count, given.grid.levels * table.size(1)});
   tadpole::large_pages(output);
-  const Problem p(grid, table.size(1), x, along, &table, nullptr, output);
+  const Problem p(given, table.size(1), &table, nullptr, output);
   run(p, choose(p, path).encode, p.channels, &Points::store_features);
   return output;
 }
@@ -65,14 +64,13 @@ Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::op
 Tensor grid_input_gradient(const Tensor& gradient, const Tensor& inputs, const Tensor& embeddings,
                            const std::optional<Tensor>& direction, Ints offsets, Ints resolutions, bool hashed,
                            bool align_corners, bool smoothstep, int64_t active) {
-  const Tensor x = checked_points(inputs), rows = checked_table(embeddings, offsets);
-  const auto along = checked_direction(direction, x);
-  const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active);
-  const Path path = choose_path(grid, x.size(1), rows.size(1));
+  const Given given(inputs, direction, offsets, resolutions, hashed, align_corners, smoothstep, active);
+  const Tensor rows = checked_table(embeddings, offsets);
+  const Path path = choose_path(given.grid, given.dimensions, rows.size(1));
   const Tensor table = readable_table(rows, path);
-  const Tensor g = checked_gradient(gradient, x, grid.levels, table.size(1));
-  Tensor output = torch::stable::new_empty(x, {x.size(0), x.size(1)});
-  const Problem p(grid, table.size(1), x, along, &table, &g, output);
+  const Tensor g = given.cotangent(gradient, table.size(1));
+  Tensor output = torch::stable::new_empty(given.x, {given.count, given.dimensions});
+  const Problem p(given, table.size(1), &table, &g, output);
   run(p, choose(p, path).input_gradient, p.dimensions, &Points::store_slopes);
   return output;
 }
@@ -80,29 +78,27 @@ Tensor grid_input_gradient(const Tensor& gradient, const Tensor& inputs, const T
 Tensor grid_embedding_gradient(const Tensor& gradient, const Tensor& inputs, const std::optional<Tensor>& direction,
                                Ints offsets, Ints resolutions, bool hashed, bool align_corners, bool smoothstep,
                                int64_t active) {
-  const Tensor x = checked_points(inputs);
-  const auto along = checked_direction(direction, x);
-  const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active);
-  const int64_t channels = gradient.dim() == 2 ? gradient.size(1) / grid.levels : 0;
-  const Tensor g = checked_gradient(gradient, x, grid.levels, channels);
-  Tensor output = torch::stable::new_empty(x, {offsets.back(), channels});
+  const Given given(inputs, direction, offsets, resolutions, hashed, align_corners, smoothstep, active);
+  const int64_t channels = gradient.dim() == 2 ? gradient.size(1) / given.grid.levels : 0;
+  const Tensor g = given.cotangent(gradient, channels);
+  Tensor output = torch::stable::new_empty(given.x, {offsets.back(), channels});
   tadpole::zero(output);
-  const Problem p(grid, channels, x, along, nullptr, &g, output);
-  run(p, choose(p, choose_path(grid, p.dimensions, channels)).embedding_gradient, 0, nullptr);
+  const Problem p(given, channels, nullptr, &g, output);
+  run(p, choose(p, choose_path(given.grid, p.dimensions, channels)).embedding_gradient, 0, nullptr);
   return output;
 }
 
 void grid_total_variation_gradient_(Tensor gradient, const Tensor& inputs, const Tensor& embeddings, double weight,
                                     Ints offsets, Ints resolutions, bool hashed) {
-  const Tensor x = checked_points(inputs), table = readable_table(checked_table(embeddings, offsets), tadpole::kBaseline);
+  const Given given(inputs, std::nullopt, offsets, resolutions, hashed, false, false, resolutions.size());
+  const Tensor table = readable_table(checked_table(embeddings, offsets), tadpole::kBaseline);
   check_accumulator(gradient, table);
-  const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, false, false, resolutions.size());
-  const Path path = choose_path(grid, x.size(1), table.size(1));
-  const Variation kernel = with_sizes(x.size(1), table.size(1),
+  const Path path = choose_path(given.grid, given.dimensions, table.size(1));
+  const Variation kernel = with_sizes(given.dimensions, table.size(1),
                                       [&](auto d, auto c) { return variation_for<d.value, c.value>(path); });
-  tadpole::share(grid.levels, [&](int64_t l, int64_t) {
-    const int64_t start = grid.level[l].offset * table.size(1);
-    kernel(grid.level[l], tadpole::data<float>(x), x.size(0), tadpole::data<float>(table) + start,
+  tadpole::share(given.grid.levels, [&](int64_t l, int64_t) {
+    const int64_t start = given.grid.level[l].offset * table.size(1);
+    kernel(given.grid.level[l], given.points(), given.count, tadpole::data<float>(table) + start,
            static_cast<float>(weight), tadpole::data<float>(gradient) + start);
   });
 }

@@ -59,20 +59,18 @@ __global__ void __launch_bounds__(kThreads)
 
 Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::optional<Tensor>& direction, Ints offsets,
                    Ints resolutions, bool hashed, bool align_corners, bool smoothstep, int64_t active) {
-  const Tensor x = checked_points(inputs), table = checked_table(embeddings, offsets);
-  const auto along = checked_direction(direction, x);
-  const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active);
-  const tadpole::CudaScope scope(x);
-  const int64_t count = x.size(0);
-  Tensor output = torch::stable::new_empty(x, {count, grid.levels * table.size(1)});
-  if (count == 0) return output;
-  const dim3 blocks(tadpole::blocks(count, kThreads), grid.levels);
-  with_all(x.size(1), table.size(1), along.has_value(), table.scalar_type(),
+  const Given given(inputs, direction, offsets, resolutions, hashed, align_corners, smoothstep, active);
+  const Tensor table = checked_table(embeddings, offsets);
+  const tadpole::CudaScope scope(given.x);
+  Tensor output = torch::stable::new_empty(given.x, {given.count, given.grid.levels * table.size(1)});
+  if (given.count == 0) return output;
+  const dim3 blocks(tadpole::blocks(given.count, kThreads), given.grid.levels);
+  with_all(given.dimensions, table.size(1), given.along.has_value(), table.scalar_type(),
            [&](auto d, auto c, auto directional, auto t) {
              using T = typename decltype(t)::type;
              scope.launch("grid_encode", grid_encode_kernel<d.value, c.value, directional.value, T>, {blocks, kThreads},
-                          grid, count, tadpole::data<float>(x), pointer(along), tadpole::data<Row<c.value, T>>(table),
-                          tadpole::data<Row<c.value, float>>(output));
+                          given.grid, given.count, given.points(), given.directions(),
+                          tadpole::data<Row<c.value, T>>(table), tadpole::data<Row<c.value, float>>(output));
            });
   return output;
 }
@@ -80,21 +78,19 @@ Tensor grid_encode(const Tensor& inputs, const Tensor& embeddings, const std::op
 Tensor grid_input_gradient(const Tensor& gradient, const Tensor& inputs, const Tensor& embeddings,
                            const std::optional<Tensor>& direction, Ints offsets, Ints resolutions, bool hashed,
                            bool align_corners, bool smoothstep, int64_t active) {
-  const Tensor x = checked_points(inputs), table = checked_table(embeddings, offsets);
-  const auto along = checked_direction(direction, x);
-  const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active);
-  const Tensor g = checked_gradient(gradient, x, grid.levels, table.size(1));
-  const tadpole::CudaScope scope(x);
-  const int64_t count = x.size(0);
-  Tensor output = torch::stable::new_empty(x, {count, x.size(1)});
-  if (count == 0) return output;
-  with_all(x.size(1), table.size(1), along.has_value(), table.scalar_type(),
+  const Given given(inputs, direction, offsets, resolutions, hashed, align_corners, smoothstep, active);
+  const Tensor table = checked_table(embeddings, offsets);
+  const Tensor g = given.cotangent(gradient, table.size(1));
+  const tadpole::CudaScope scope(given.x);
+  Tensor output = torch::stable::new_empty(given.x, {given.count, given.dimensions});
+  if (given.count == 0) return output;
+  with_all(given.dimensions, table.size(1), given.along.has_value(), table.scalar_type(),
            [&](auto d, auto c, auto directional, auto t) {
              using T = typename decltype(t)::type;
              scope.launch("grid_input_gradient",
                           grid_input_gradient_kernel<d.value, c.value, directional.value, T>,
-                          {tadpole::blocks(count, kThreads), kThreads}, grid, count,
-                          tadpole::data<Row<c.value, float>>(g), tadpole::data<float>(x), pointer(along),
+                          {tadpole::blocks(given.count, kThreads), kThreads}, given.grid, given.count,
+                          tadpole::data<Row<c.value, float>>(g), given.points(), given.directions(),
                           tadpole::data<Row<c.value, T>>(table), tadpole::data<float>(output));
            });
   return output;

@@ -132,10 +132,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-inline const float* pointer(const std::optional<Tensor>& tensor) {
-  return tensor ? tadpole::data<float>(*tensor) : nullptr;
-}
-
 // Calls f(Int<D>, Int<C>, bool_constant<Directional>, Type<T>).
 template <class F>
 void with_all(int64_t D, int64_t C, bool directional, ScalarType type, const F& f) {

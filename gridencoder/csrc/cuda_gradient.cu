@@ -34,37 +34,34 @@ __global__ void __launch_bounds__(kThreads)
 Tensor grid_embedding_gradient(const Tensor& gradient, const Tensor& inputs, const std::optional<Tensor>& direction,
                                Ints offsets, Ints resolutions, bool hashed, bool align_corners, bool smoothstep,
                                int64_t active) {
-  const Tensor x = checked_points(inputs);
-  const auto along = checked_direction(direction, x);
-  const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active);
-  const int64_t channels = gradient.dim() == 2 ? gradient.size(1) / grid.levels : 0;
-  const Tensor g = checked_gradient(gradient, x, grid.levels, channels);
-  const tadpole::CudaScope scope(x);
-  const int64_t count = x.size(0);
-  Tensor output = torch::stable::new_zeros(x, {offsets.back(), channels});
-  if (count == 0 || grid.active == 0) return output;
-  const dim3 blocks(tadpole::blocks(count, kThreads), grid.active);
-  with_all(x.size(1), channels, along.has_value(), ScalarType::Float, [&](auto d, auto c, auto directional, auto) {
-    scope.launch("grid_embedding_gradient", grid_embedding_gradient_kernel<d.value, c.value, directional.value>,
-                 {blocks, kThreads}, grid, count, tadpole::data<Row<c.value, float>>(g), grid.levels, 1,
-                 tadpole::data<float>(x), pointer(along), tadpole::data<Row<c.value, float>>(output));
+  const Given given(inputs, direction, offsets, resolutions, hashed, align_corners, smoothstep, active);
+  const int64_t channels = gradient.dim() == 2 ? gradient.size(1) / given.grid.levels : 0;
+  const Tensor g = given.cotangent(gradient, channels);
+  const tadpole::CudaScope scope(given.x);
+  Tensor output = torch::stable::new_zeros(given.x, {offsets.back(), channels});
+  if (given.count == 0 || given.grid.active == 0) return output;
+  const dim3 blocks(tadpole::blocks(given.count, kThreads), given.grid.active);
+  with_all(given.dimensions, channels, given.along.has_value(), ScalarType::Float, [&](auto d, auto c, auto along, auto) {
+    scope.launch("grid_embedding_gradient", grid_embedding_gradient_kernel<d.value, c.value, along.value>,
+                 {blocks, kThreads}, given.grid, given.count, tadpole::data<Row<c.value, float>>(g),
+                 given.grid.levels, 1, given.points(), given.directions(),
+                 tadpole::data<Row<c.value, float>>(output));
   });
   return output;
 }
 
 void grid_total_variation_gradient_(Tensor gradient, const Tensor& inputs, const Tensor& embeddings, double weight,
                                     Ints offsets, Ints resolutions, bool hashed) {
-  const Tensor x = checked_points(inputs), table = checked_table(embeddings, offsets);
+  const Given given(inputs, std::nullopt, offsets, resolutions, hashed, false, false, resolutions.size());
+  const Tensor table = checked_table(embeddings, offsets);
   check_accumulator(gradient, table);
-  const Grid grid = make_grid(x.size(1), offsets, resolutions, hashed, false, false, resolutions.size());
-  const tadpole::CudaScope scope(x);
-  const int64_t count = x.size(0);
-  if (count == 0) return;
-  const dim3 blocks(tadpole::blocks(count, kThreads), grid.levels);
-  with_all(x.size(1), table.size(1), false, table.scalar_type(), [&](auto d, auto c, auto, auto t) {
+  const tadpole::CudaScope scope(given.x);
+  if (given.count == 0) return;
+  const dim3 blocks(tadpole::blocks(given.count, kThreads), given.grid.levels);
+  with_all(given.dimensions, table.size(1), false, table.scalar_type(), [&](auto d, auto c, auto, auto t) {
     using T = typename decltype(t)::type;
     scope.launch("grid_total_variation_gradient_", grid_total_variation_gradient_kernel<d.value, c.value, T>,
-                 {blocks, kThreads}, grid, count, tadpole::data<float>(x), tadpole::data<T>(table), weight,
+                 {blocks, kThreads}, given.grid, given.count, given.points(), tadpole::data<T>(table), weight,
                  tadpole::data<float>(gradient));
   });
 }

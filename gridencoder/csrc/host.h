@@ -61,17 +61,6 @@ inline Grid make_grid(int D, const Ints& offsets, const Ints& resolutions, bool 
   return grid;
 }
 
-inline Tensor checked_points(const Tensor& inputs) {
-  STD_TORCH_CHECK(inputs.dim() == 2 && inputs.size(1) >= 2 && inputs.size(1) <= kMaxDimensions,
-                  "gridencoder: inputs must be [N, D] with D in 2..5, got ", tadpole::shape_text(inputs));
-  return tadpole::checked(inputs, "gridencoder: inputs", {-1, -1});
-}
-
-inline std::optional<Tensor> checked_direction(const std::optional<Tensor>& direction, const Tensor& inputs) {
-  if (!direction) return std::nullopt;
-  return tadpole::checked(*direction, "gridencoder: direction", {inputs.size(0), inputs.size(1)});
-}
-
 inline Tensor checked_table(const Tensor& embeddings, const Ints& offsets) {
   const ScalarType type = embeddings.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
@@ -80,9 +69,37 @@ inline Tensor checked_table(const Tensor& embeddings, const Ints& offsets) {
   return tadpole::aligned(tadpole::checked(embeddings, "gridencoder: embeddings", {rows, -1}, type));
 }
 
-inline Tensor checked_gradient(const Tensor& gradient, const Tensor& inputs, int64_t levels, int64_t channels) {
-  return tadpole::aligned(tadpole::checked(gradient, "gridencoder: gradient", {inputs.size(0), levels * channels}));
-}
+// What every operator on points takes: the points, what they are differentiated along, and the grid.
+struct Given {
+  Given(const Tensor& checked, const Grid& grid)
+      : x(checked), count(x.size(0)), dimensions(x.size(1)), grid(grid) {}
+
+  Given(const Tensor& inputs, const std::optional<Tensor>& direction, const Ints& offsets, const Ints& resolutions,
+        bool hashed, bool align_corners, bool smoothstep, int64_t active)
+      : Given{checked_points(inputs),  // braces: before its size is asked for
+              make_grid(inputs.size(1), offsets, resolutions, hashed, align_corners, smoothstep, active)} {
+    if (direction) along = tadpole::checked(*direction, "gridencoder: direction", {count, dimensions});
+  }
+
+  static Tensor checked_points(const Tensor& inputs) {
+    STD_TORCH_CHECK(inputs.dim() == 2 && inputs.size(1) >= 2 && inputs.size(1) <= kMaxDimensions,
+                    "gridencoder: inputs must be [N, D] with D in 2..5, got ", tadpole::shape_text(inputs));
+    return tadpole::checked(inputs, "gridencoder: inputs", {-1, -1});
+  }
+
+  // The cotangent of the encoding, with so many channels a level.
+  Tensor cotangent(const Tensor& gradient, int64_t channels) const {
+    return tadpole::aligned(tadpole::checked(gradient, "gridencoder: gradient", {count, grid.levels * channels}));
+  }
+
+  const float* points() const { return tadpole::data<float>(x); }
+  const float* directions() const { return along ? tadpole::data<float>(*along) : nullptr; }
+
+  Tensor x;  // [N, D]
+  int64_t count, dimensions;
+  Grid grid;
+  std::optional<Tensor> along;  // [N, D]
+};
 
 // A gradient that is added to in place.
 inline void check_accumulator(const Tensor& gradient, const Tensor& embeddings) {

@@ -10,14 +10,13 @@
 namespace gridencoder {
 
 struct Problem {
-  Problem(const Grid& grid, int64_t channels, const Tensor& x, const std::optional<Tensor>& along, const Tensor* table,
-          const Tensor* cotangent, Tensor& result)
-      : grid(grid),
-        count(x.size(0)),
-        dimensions(x.size(1)),
+  Problem(const Given& given, int64_t channels, const Tensor* table, const Tensor* cotangent, Tensor& result)
+      : grid(given.grid),
+        count(given.count),
+        dimensions(given.dimensions),
         channels(channels),
-        inputs(tadpole::data<float>(x)),
-        direction(along ? tadpole::data<float>(*along) : nullptr),
+        inputs(given.points()),
+        direction(given.directions()),
         embeddings(table ? table->const_data_ptr() : nullptr),
         type(table ? table->scalar_type() : ScalarType::Float),
         gradient(cotangent ? tadpole::data<float>(*cotangent) : nullptr),
