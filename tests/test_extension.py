@@ -242,6 +242,15 @@ def test_the_cuda_toolkit_that_pip_installed_serves_where_the_other_does_not_fit
     assert str(home) == torch.utils.cpp_extension.CUDA_HOME
 
 
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
+@pytest.mark.parametrize("name", extension.NAMES)
+def test_clang_compiles_the_kernels_of_the_cpu(name, tmp_path):
+    flags = [*extension.CXX_FLAGS, "-O0", "-std=c++20", f"-I{ROOT}", f"-I{Path(torch.__file__).parent / 'include'}"]
+    command = ["clang++", "-c", str(ROOT / name / "csrc" / "cpu.cpp"), "-o", str(tmp_path / "cpu.o"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_jobs_are_capped_by_memory(monkeypatch):
     monkeypatch.delenv("MAX_JOBS", raising=False)
     monkeypatch.setattr(toolchain, "MEMORY_PER_JOB", 1e15)

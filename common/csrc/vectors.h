@@ -18,20 +18,28 @@ namespace avx2 {
 #include TADPOLE_VECTOR_CODE
 }
 #undef TADPOLE_LANES
+#ifdef __clang__  // of two targets it would take the first; GCC adds the second
+#pragma clang attribute pop
+#endif
 
-#define TADPOLE_LANES 16  // the target adds to AVX2
+#define TADPOLE_LANES 16
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512bw"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512dq,avx512vl,avx512bw"))), \
+                             apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw")
 #endif
 namespace avx512 {
 #include TADPOLE_VECTOR_CODE
 }
+#ifdef __clang__
+#pragma clang attribute pop
+#endif
 #if defined(TADPOLE_WANT_BF16) && defined(TADPOLE_BF16_VECTORS)
 #define TADPOLE_BF16
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512bf16"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512dq,avx512vl,avx512bw,avx512bf16"))), \
+                             apply_to = function)
 #else
 #pragma GCC target("avx512bf16")
 #endif
@@ -44,10 +52,7 @@ namespace avx512bf16 {
 #undef TADPOLE_BF16
 #endif
 #undef TADPOLE_LANES
-#ifdef __clang__
-#pragma clang attribute pop
-#pragma clang attribute pop
-#else
+#ifndef __clang__
 #pragma GCC pop_options
 #endif
 
