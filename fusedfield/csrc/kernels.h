@@ -104,7 +104,11 @@ class Forward {
     columns.position = room.position.get();
     columns.result = encoding;
     kernel_.load_columns(s_.field, x, count, columns.position, columns.row);
-    for (int l = 0; l < s_.grid.active; ++l) encode_(problem_, columns, l, 0, count);
+    for (int l = 0; l < s_.grid.active; ++l) {
+      encode_(problem_, columns, l, 0, count);
+      float* row = encoding + 2 * l * columns.row;
+      std::fill(row + 2 * count, row + 2 * columns.row, 0.f);  // never read, but part of what an operator returns
+    }
     kernel_.forward(s_.field, s_.net, room.tile, x, encoding, columns.row, count, sigma, albedo);
   }
 
