@@ -243,7 +243,7 @@ def test_the_cuda_toolkit_that_pip_installed_serves_where_the_other_does_not_fit
 
 
 @pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
-@pytest.mark.parametrize("name", extension.NAMES)
+@pytest.mark.parametrize("name", ["gridencoder", "fusedfield"])  # which are written for several sets of instructions
 def test_clang_compiles_the_kernels_of_the_cpu(name, tmp_path):
     flags = [*extension.CXX_FLAGS, "-O0", "-std=c++20", f"-I{ROOT}", f"-I{Path(torch.__file__).parent / 'include'}"]
     command = ["clang++", "-c", str(ROOT / name / "csrc" / "cpu.cpp"), "-o", str(tmp_path / "cpu.o"), *flags]

@@ -38,6 +38,7 @@ ucontext_t scheduler;
 std::vector<std::unique_ptr<Fiber>> fibers;  // as many as the largest block so far had threads
 unsigned threads, current;                   // of this block; the one that runs
 unsigned alive, at_block;                    // that have not ended; that wait for the block
+bool released;                               // some have left a barrier since the last turn
 const std::function<void()>* kernel_body;
 std::string error;
 std::vector<std::byte> dynamic_memory;
@@ -81,6 +82,7 @@ void release_block() {
     fiber.state = State::kReady;
   }
   at_block = 0;
+  released = true;
 }
 
 [[noreturn]] void loop() {
@@ -173,10 +175,14 @@ void run_block() {
   for (unsigned t = 0; t < threads; ++t) fibers[t]->state = State::kReady;
   // The first in a fixed order runs as far as it gets: a warp is ahead of the others by all that no barrier forbids.
   const std::vector<size_t> priority = in_order(threads);
-  const auto next = [&] {
-    return std::find_if(priority.begin(), priority.end(), [](size_t t) { return fibers[t]->state == State::kReady; });
-  };
-  for (auto t = next(); t != priority.end() && error.empty(); t = next()) resume(static_cast<unsigned>(*t));
+  auto turn = priority.begin();
+  while (error.empty()) {
+    turn = std::find_if(turn, priority.end(), [](size_t t) { return fibers[t]->state == State::kReady; });
+    if (turn == priority.end()) break;
+    released = false;
+    resume(static_cast<unsigned>(*turn));
+    if (released) turn = priority.begin();
+  }
   if (error.empty()) describe_waiting();
   for (unsigned t = 0; t < threads; ++t) {
     if (fibers[t]->inside) resume(t);  // to unwind
@@ -229,6 +235,7 @@ void wait_for_lanes(unsigned mask, const void* value, const std::function<void(G
       (*fibers[first + i]->finish)(given);
       fibers[first + i]->state = State::kReady;
     }
+    released = true;
   }
   wait();
 }
