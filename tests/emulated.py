@@ -11,9 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -37,25 +38,30 @@ def flags() -> list[str]:
     return [*language, *optimise, *include]
 
 
-def compile_library(sources: Sequence[Path], target: Path, extra: Sequence[str] = ()) -> None:
-    """One shared library of CUDA and C++ sources and the emulation. Raises RuntimeError."""
-    texts = [str(path) for path in (*sources, EMULATION / "emulation.cpp", EMULATION / "runtime.cpp")]
-    libraries = [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
-    command = [COMPILER, "-shared", *flags(), *extra, "-xc++", *texts, "-xnone", *libraries, "-o", str(target)]
+def _run(command: Sequence[str | Path]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
 
 
+def compile_libraries(libraries: Mapping[Path, Sequence[Path]], extra: Sequence[str] = ()) -> None:
+    """Each shared library of its CUDA and C++ sources and the emulation. Raises RuntimeError."""
+    emulation = [EMULATION / "emulation.cpp", EMULATION / "runtime.cpp"]
+    options = [*flags(), *extra]
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        sources = dict.fromkeys(source for own in libraries.values() for source in [*own, *emulation])
+        objects = {source: os.path.join(folder, f"{number}.o") for number, source in enumerate(sources)}
+        list(pool.map(lambda source: _run([COMPILER, "-c", *options, "-xc++", source, "-o", objects[source]]), objects))
+        for library, own in libraries.items():
+            parts = [objects[source] for source in [*own, *emulation]]
+            _run([COMPILER, "-shared", *extra, *parts, f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-o", library])
+
+
 def compile_extensions(names: Sequence[str], folder: Path, extra: Sequence[str] = ()) -> Path:
     """<folder>/<name>.so of each extension: its CUDA sources and ops.cpp."""
-
-    def compile_one(name: str) -> None:
-        csrc = Path(extension.ROOT) / name / "csrc"
-        compile_library([*sorted(csrc.glob("cuda*.cu")), csrc / "ops.cpp"], folder / f"{name}.so", extra)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compile_one, names))
+    csrc = {folder / f"{name}.so": Path(extension.ROOT) / name / "csrc" for name in names}
+    libraries = {library: [*sorted(own.glob("cuda*.cu")), own / "ops.cpp"] for library, own in csrc.items()}
+    compile_libraries(libraries, extra)
     return folder
 
 

@@ -1,18 +1,25 @@
 """Runs where a GPU is pretended, for test_pretended_gpu.py.
 
-`steps FILE OPTIONS [tight | warm]`, `main OPTIONS` or `faults FILE`.
+Each line that it reads is a list, as JSON: a folder, and one of `steps FILE OPTIONS [tight | warm]`, `main OPTIONS` or
+`faults FILE`. That is run in this folder by a process of its own, which finds everything imported; what it says goes
+to said.txt there, and its exit status is printed.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
 from unittest import mock
 
 import torch
+import torch._dynamo  # this and the names from diffusers and transformers: once, before all runs
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel  # noqa: F401
+from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
 import conftest  # which loads TADPOLE_TEST_LIBRARIES
 import guidance.pipeline
@@ -101,12 +108,28 @@ def faults(target: str) -> None:
     Path(target).write_text(json.dumps(seen))
 
 
+def next_run() -> list[str]:
+    """What to run, in the process that is to do it. The one that reads goes on reading, and ends here."""
+    gc.freeze()  # what is imported is not looked through again and again
+    for line in sys.stdin:
+        folder, *words = json.loads(line)
+        child = os.fork()
+        if not child:
+            os.chdir(folder)
+            said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(said, 1), os.dup2(said, 2)
+            return words
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    sys.exit()
+
+
 if __name__ == "__main__":
     pretended_gpu.pretend()
     guidance.pipeline.CudaGraphs = Fake
     driver.torch_cuda = driver.driver_cuda = lambda: 13000
-    if sys.argv[1] in ("steps", "faults"):
-        {"steps": steps, "faults": faults}[sys.argv[1]](*sys.argv[2:])
+    what, *words = next_run()
+    if what in ("steps", "faults"):
+        {"steps": steps, "faults": faults}[what](*words)
     else:
         with pretended_gpu.Gpu():
-            sys.exit(main.main(sys.argv[2:]))
+            sys.exit(main.main(words))

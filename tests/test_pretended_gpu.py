@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,17 +34,25 @@ def device(tmp_path_factory):
         pytest.skip(f"device.cpp does not fit torch {torch.__version__}")
 
 
+@pytest.fixture(scope="module")
+def machine(device, emulated_libraries):
+    environment = emulated.sanitized()
+    environment["LD_PRELOAD"] += f" {device}"
+    environment |= {"TADPOLE_TEST_LIBRARIES": str(emulated_libraries), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(SCRIPT.parents[1])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, str(SCRIPT)], env=environment, text=True, **pipes) as process:
+        yield process
+
+
 @pytest.fixture
-def on_gpu(device, emulated_libraries, tmp_path):
+def on_gpu(machine, tmp_path):
     def run(*arguments):
-        environment = emulated.sanitized()
-        environment["LD_PRELOAD"] += f" {device}"
-        environment |= {"TADPOLE_TEST_LIBRARIES": str(emulated_libraries), "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parents[1])])
-        command = [sys.executable, str(SCRIPT), *arguments]
-        run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-5000:]
-        return run.stdout + run.stderr
+        print(json.dumps([str(tmp_path), *arguments]), file=machine.stdin, flush=True)
+        status = machine.stdout.readline()
+        said = (tmp_path / "said.txt").read_text()
+        assert status == "0\n", said[-7000:]
+        return said
 
     return run
 

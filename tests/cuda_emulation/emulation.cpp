@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <numeric>
 #include <random>
@@ -22,8 +21,10 @@ constexpr size_t kStackBytes = 128 << 10;
 
 enum class State { kReady, kAtBlock, kAtLanes, kEnded };
 
+using Point = void*[5];  // of __builtin_setjmp, which unlike swapcontext does not ask the kernel about signals
+
 struct Fiber {
-  ucontext_t context;
+  Point point;  // where it goes on
   State state;
   bool inside = false;  // the kernel
   Site site;            // where it waits
@@ -34,11 +35,11 @@ struct Fiber {
 
 struct Stopped {};  // unwinds the threads of a kernel that failed
 
-ucontext_t scheduler;
-std::vector<std::unique_ptr<Fiber>> fibers;  // as many as the largest block so far had threads
-unsigned threads, current;                   // of this block; the one that runs
-unsigned alive, at_block;                    // that have not ended; that wait for the block
-bool released;                               // some have left a barrier since the last turn
+Point scheduler;
+std::vector<Fiber> fibers;  // as many as the largest block so far had threads
+unsigned threads, current;  // of this block; the one that runs
+unsigned alive, at_block;   // that have not ended; that wait for the block
+bool released;              // some have left a barrier since the last turn
 const std::function<void()>* kernel_body;
 std::string error;
 std::vector<std::byte> dynamic_memory;
@@ -62,7 +63,14 @@ uint3 index_of(size_t number, dim3 size) {
           static_cast<unsigned>(number / size.x / size.y)};
 }
 
-void to_scheduler() { swapcontext(&fibers[current]->context, &scheduler); }
+// From stack to stack. AddressSanitizer would take a jump for the end of all functions on this one.
+#define SWITCHES [[gnu::noinline, gnu::no_sanitize_address]] void
+
+SWITCHES jump(Point& point) { __builtin_longjmp(point, 1); }
+
+SWITCHES to_scheduler() {
+  if (!__builtin_setjmp(fibers[current].point)) jump(scheduler);
+}
 
 void wait() {
   to_scheduler();
@@ -73,7 +81,7 @@ void wait() {
 void release_block() {
   const Fiber* first = nullptr;
   for (unsigned t = 0; t < threads; ++t) {
-    Fiber& fiber = *fibers[t];
+    Fiber& fiber = fibers[t];
     if (fiber.state == State::kEnded) continue;
     if (first == nullptr) first = &fiber;
     if (!same(first->site, fiber.site)) {
@@ -87,37 +95,43 @@ void release_block() {
 
 [[noreturn]] void loop() {
   for (;;) {
-    fibers[current]->inside = true;
+    to_scheduler();
+    fibers[current].inside = true;
     try {
       (*kernel_body)();
     } catch (const Stopped&) {
     } catch (const std::exception& exception) {
       if (error.empty()) error = exception.what();
     }
-    fibers[current]->inside = false;
-    fibers[current]->state = State::kEnded;
+    fibers[current].inside = false;
+    fibers[current].state = State::kEnded;
     if (--alive > 0 && at_block == alive && error.empty()) release_block();
-    to_scheduler();
   }
+}
+
+SWITCHES start(ucontext_t& context) {
+  if (!__builtin_setjmp(scheduler)) setcontext(&context);
 }
 
 void prepare(unsigned count) {
   while (fibers.size() < count) {
-    auto& fiber = fibers.emplace_back(std::make_unique<Fiber>());
     void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stack == MAP_FAILED) throw std::bad_alloc();
     mprotect(stack, 4096, PROT_NONE);  // an overflow ends the process at once
-    getcontext(&fiber->context);
-    fiber->context.uc_stack = {stack, 0, kStackBytes};
-    makecontext(&fiber->context, loop, 0);
-    fiber->context.uc_stack.ss_size = 0;  // or AddressSanitizer cleans up after this stack's variables at every switch
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack = {stack, 0, kStackBytes};
+    makecontext(&context, loop, 0);
+    current = static_cast<unsigned>(fibers.size());
+    fibers.emplace_back();
+    start(context);
   }
 }
 
-void resume(unsigned t) {
+SWITCHES resume(unsigned t) {
   current = t;
   threadIdx = index_of(t, blockDim);
-  swapcontext(&scheduler, &fibers[t]->context);
+  if (!__builtin_setjmp(scheduler)) jump(fibers[t].point);
 }
 
 void choose_order() {
@@ -161,7 +175,7 @@ void fill_shared_memory() {
 
 void describe_waiting() {
   for (unsigned t = 0; t < threads; ++t) {
-    const Fiber& fiber = *fibers[t];
+    const Fiber& fiber = fibers[t];
     if (fiber.state == State::kEnded) continue;
     error = "thread " + text(index_of(t, blockDim)) + " of block " + text(blockIdx) + " waits forever at " +
             text(fiber.site);
@@ -172,12 +186,12 @@ void describe_waiting() {
 void run_block() {
   fill_shared_memory();
   alive = threads, at_block = 0;
-  for (unsigned t = 0; t < threads; ++t) fibers[t]->state = State::kReady;
+  for (unsigned t = 0; t < threads; ++t) fibers[t].state = State::kReady;
   // The first in a fixed order runs as far as it gets: a warp is ahead of the others by all that no barrier forbids.
   const std::vector<size_t> priority = in_order(threads);
   auto turn = priority.begin();
   while (error.empty()) {
-    turn = std::find_if(turn, priority.end(), [](size_t t) { return fibers[t]->state == State::kReady; });
+    turn = std::find_if(turn, priority.end(), [](size_t t) { return fibers[t].state == State::kReady; });
     if (turn == priority.end()) break;
     released = false;
     resume(static_cast<unsigned>(*turn));
@@ -185,7 +199,7 @@ void run_block() {
   }
   if (error.empty()) describe_waiting();
   for (unsigned t = 0; t < threads; ++t) {
-    if (fibers[t]->inside) resume(t);  // to unwind
+    if (fibers[t].inside) resume(t);  // to unwind
   }
 }
 
@@ -207,33 +221,33 @@ bool is_shared(const void* begin, size_t bytes) {
 }
 
 void wait_for_block(Site site) {
-  fibers[current]->site = site;
-  fibers[current]->state = State::kAtBlock;
+  fibers[current].site = site;
+  fibers[current].state = State::kAtBlock;
   if (++at_block == alive) release_block();
   wait();
 }
 
 void wait_for_lanes(unsigned mask, const void* value, const std::function<void(Given)>& finish, Site site) {
   if (!(mask >> lane() & 1)) fail("it is not in the mask of " + text(site));
-  Fiber& self = *fibers[current];
+  Fiber& self = fibers[current];
   self.state = State::kAtLanes, self.site = site, self.mask = mask, self.value = value, self.finish = &finish;
   const unsigned first = current - lane();
   const void* given[32] = {};
   bool complete = true;
   for (unsigned i = 0; i < 32; ++i) {
     if (!(mask >> i & 1)) continue;
-    if (first + i >= threads || fibers[first + i]->state == State::kEnded) {
+    if (first + i >= threads || fibers[first + i].state == State::kEnded) {
       fail("lane " + std::to_string(i) + " ended or never was, but is in the mask of " + text(site));
     }
-    const Fiber& other = *fibers[first + i];
+    const Fiber& other = fibers[first + i];
     complete = complete && other.state == State::kAtLanes && other.mask == mask && same(other.site, site);
     given[i] = other.value;
   }
   if (complete) {
     for (unsigned i = 0; i < 32; ++i) {
       if (given[i] == nullptr) continue;
-      (*fibers[first + i]->finish)(given);
-      fibers[first + i]->state = State::kReady;
+      (*fibers[first + i].finish)(given);
+      fibers[first + i].state = State::kReady;
     }
     released = true;
   }
