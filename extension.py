@@ -41,6 +41,7 @@ __all__ = [
     "install",
     "load",
     "load_all",
+    "reject",
     "serves",
     "set_mode",
     "setup_kwargs",
@@ -135,6 +136,13 @@ def load_all(names: Sequence[str] = NAMES) -> bool:
     return all([load(name) for name in names])
 
 
+def reject(name: str, why: str) -> None:
+    """Leave an extension to its torch references from now on, and say so."""
+    with _lock:
+        _loaded[name], _errors[name] = False, why
+    print(f"warning: {name}: {why}; the slower torch operators serve instead", file=sys.stderr, flush=True)
+
+
 def when_loaded(name: str, hook: Callable[[], None]) -> None:
     """Call `hook` as soon as the library is loaded: where a package calls register_fake and register_autograd."""
     with _lock:
@@ -168,7 +176,8 @@ def serves(name: str, tensor: torch.Tensor, *others: torch.Tensor) -> bool:
 
 def status(name: str) -> ExtensionStatus:
     """The state of one extension; builds and loads nothing."""
-    library = next((path for path in (_beside(name), _cached(name)) if path.exists()), None)
+    found = (path for path in (_beside(name), _cached(name)) if path.exists())
+    library = _libraries.get(name) or next(found, None)
     return ExtensionStatus(name, _mode, _mode == "native" and _loaded.get(name, False), library, _errors.get(name))
 
 
@@ -212,9 +221,7 @@ def _find_or_compile(name: str, progress: bool) -> Path:
         if use_library(name, target):  # built while we waited
             return target
         target.unlink(missing_ok=True)
-        for stale in target.parent.glob(
-            f"{target.stem}.build-*"
-        ):  # left by a killed build, with torch's own lock inside
+        for stale in target.parent.glob(f"{target.stem}.build-*"):  # of a killed build, with torch's own lock inside
             shutil.rmtree(stale, ignore_errors=True)
         _compile(name, target, progress)
     return target

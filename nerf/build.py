@@ -17,6 +17,7 @@ from nerf import checkpoint
 from nerf.cameras import ViewRanges
 from nerf.config import Config
 from nerf.fields import BackgroundNetwork, Field, HashGridField, TcnnField, VanillaField
+from nerf.first_use import load_operators
 from nerf.optim import EMA, LR_SCALE, get_optimizer
 from nerf.renderers import RaymarchRenderer, StratifiedRenderer
 from nerf.renderers.base import Renderer
@@ -252,6 +253,7 @@ def load_trained(config: Config) -> Renderer:
     """The renderer of the run in the workspace, with its averaged weights."""
     extension.set_mode(config.run.ops)
     device = build_device(config.run.device)
+    load_operators(device)
     path = checkpoint.find(config.run.workspace, config.run.ckpt)
     state = checkpoint.load(path, config.fingerprint())
     renderer = build_renderer(config, device)

@@ -15,6 +15,7 @@ from nerf.config import Config
 from nerf.export import MeshOptions, save_mesh
 from nerf.export.files import write_json
 from nerf.extract import occupied_cells
+from nerf.first_use import load_operators
 from nerf.renderers import RaymarchRenderer
 from nerf.renderers.base import Renderer
 from nerf.runlog import Phases, write_run
@@ -28,9 +29,9 @@ def run_training(config: Config) -> None:
     """Train, or go on training, then render the turntable and, with --save_mesh, write the mesh."""
     phases, workspace = Phases(), Path(config.run.workspace)
     extension.set_mode(config.run.ops)
-    with phases("compile"):
-        native = extension.load_all()
     device = build_device(config.run.device)
+    with phases("compile"):
+        native = load_operators(device)
     with phases("load"):
         trainer = build_trainer(config, device)
         trainer.validate = lambda step: validate(config, trainer.renderer, step)

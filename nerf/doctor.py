@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +26,6 @@ HELPFUL = {  # package -> what is lost without it
     "sentencepiece": "no DeepFloyd IF",
 }
 OLDEST_PYTHON, OLDEST_TORCH = (3, 10), (2, 10)
-TOLERANCE = 1e-4  # between float32 kernels and their references, for values of about 1
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,9 @@ def examine(config: Config) -> Iterator[Finding]:
     if found.level != "FAIL":
         yield check_compiler()
         yield check_gpu()
-        for name, compare in COMPARISONS.items():
-            yield check_extension(name, compare)
+        import extension
+
+        yield from map(check_extension, extension.NAMES)
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
@@ -178,93 +178,25 @@ def runs_on(capability: tuple[int, int], wheel: list[str]) -> bool:
     return False
 
 
-def check_extension(name: str, compare: Callable[[str], list]) -> Finding:
+def check_extension(name: str) -> Finding:
     """An extension builds, loads, and agrees with its plain torch reference on a few points."""
     import torch
 
     import extension
+    from nerf.comparisons import differences
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         extension.set_mode("native")
         if not extension.load(name):
             return Finding("warn", f"{name}: {extension.status(name).error}", "until then its torch reference serves")
-        native = compare(device)
-        extension.set_mode("torch")
-        expected = compare(device)
+        worst = differences(name, device)[0]
     except Exception as error:  # whatever it is, the other lines are worth printing
         return Finding("FAIL", f"{name} does not run ({_line(error)})", "delete ~/.cache/tadpole, or use --ops torch")
-    finally:
-        extension.set_mode("native")
-    gap = max(float((a.double() - b.double()).abs().max()) for a, b in zip(native, expected, strict=True))
-    if not gap <= TOLERANCE:  # NaN is no agreement
-        return Finding("FAIL", f"{name} differs from its reference by {gap:.1e}", "use --ops torch, and report it")
-    return Finding("ok", f"{name}: native on {device}, within {gap:.0e} of its reference")
-
-
-def _points(device: str, columns: int, low: float = 0.0, high: float = 1.0):
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    return (torch.rand(257, columns, generator=generator) * (high - low) + low).to(device)
-
-
-def _compare_gridencoder(device: str) -> list:
-    from gridencoder import grid_encode
-
-    table = _points(device, 2, -1.0)[:192]  # a dense level of 4^3 corners and a hashed one
-    return [grid_encode(_points(device, 3), table, [0, 64, 192], 1.3, 3)]
-
-
-def _compare_fusedfield(device: str) -> list:
-    from fusedfield import field_query
-
-    table, weights = _points(device, 2, -1.0)[:192], _points(device, 32, -0.5, 0.5)
-    layers = [(weights[:32, :4].contiguous(), weights[32]), (weights[33:37], weights[37, :4])]
-    return list(field_query(_points(device, 3, -1.0), table, layers, [0, 64, 192], [4, 6]))
-
-
-def _compare_shencoder(device: str) -> list:
-    import torch
-
-    from shencoder import sh_encode
-
-    return [sh_encode(torch.nn.functional.normalize(_points(device, 3, -1.0), dim=-1), 4)]
-
-
-def _compare_freqencoder(device: str) -> list:
-    from freqencoder import freq_encode
-
-    return [freq_encode(_points(device, 3, -1.0), 6)]
-
-
-def _compare_raymarching(device: str) -> list:
-    import torch
-
-    from raymarching import composite_rays_train
-
-    start = torch.arange(0, 256, 32, device=device)
-    packed = torch.stack([start, torch.full_like(start, 32)], dim=-1).int()
-    ts = torch.stack([torch.linspace(1, 2, 256, device=device), torch.full((256,), 0.1, device=device)], dim=-1)
-    return list(composite_rays_train(_points(device, 1)[:256, 0] * 9, _points(device, 3)[:256], ts, packed))
-
-
-def _compare_adan(device: str) -> list:
-    from adan import adan_update
-
-    p, grad, average, difference, square, previous = _points(device, 6).T.contiguous()
-    adan_update(p, grad, average, difference, square, previous, step=5, lr=0.01)
-    return [p, average, difference, square, previous]
-
-
-COMPARISONS: dict[str, Callable[[str], list]] = {
-    "raymarching": _compare_raymarching,
-    "gridencoder": _compare_gridencoder,
-    "fusedfield": _compare_fusedfield,
-    "shencoder": _compare_shencoder,
-    "freqencoder": _compare_freqencoder,
-    "adan": _compare_adan,
-}
+    if not worst.agrees:
+        what = f"{name}: {worst.what} differs from its reference by {worst.share:.1e}"
+        return Finding("FAIL", what, "use --ops torch, and report it")
+    return Finding("ok", f"{name}: native on {device}, within {worst.share:.0e} of its reference")
 
 
 def _first_line(*command: str) -> str:

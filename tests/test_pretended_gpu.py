@@ -122,10 +122,11 @@ def test_the_command_makes_a_video_and_a_mesh_and_goes_on(on_gpu, prior, tmp_pat
     options = as_words(TINY, "workspace", "device")
     options += ["--text", "a frog", "--guidance", "toybox", "--toybox_dir", str(prior), "--device", "cuda", "-O"]
     said = on_gpu("main", *options, "--save_mesh", "--save_guidance")
+    assert "comparing the operators with their references" in said and "operators compiled" in said
     assert "steps on cuda:0" in said
     out = tmp_path / "workspace"
     assert (out / "results" / "turntable_rgb.mp4").stat().st_size and (out / "mesh" / "mesh.glb").stat().st_size
-    on_gpu("main", *options, "--iters", "4")
+    assert "comparing" not in on_gpu("main", *options, "--iters", "4")
     assert (out / "checkpoints" / "step_000004.pt").exists()
 
 

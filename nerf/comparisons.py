@@ -1,0 +1,186 @@
+"""Every compiled operator at work on a few hundred points, forward and backward, beside its reference in plain torch.
+
+`python -m nerf.comparisons DEVICE EXTENSION...` compares these and prints a line of JSON for each: what `differences`
+found, or what stopped it. A kernel that breaks the device does so in a process of its own; see first_use.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import extension
+
+POINTS = 257
+# Root mean square of the difference, as a share of the reference's own. On tensor cores, what is float32 elsewhere is
+# the sum of two bf16. LOOSE: what is computed in bf16, and counts, where a sample may lie on the border of a cell.
+TOLERANCE, TOLERANCE_LOOSE, LOOSE = 1e-3, 3e-2, ("in bf16", "samples of rays")
+NO_DEVICE, STOPPED = (
+    3,
+    4,
+)  # exit statuses: torch's own operators do not run there, or have no memory; one of ours failed
+
+Values = dict[str, Tensor]
+
+
+class Difference(NamedTuple):
+    what: str
+    share: float  # infinite where one of them is no number
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.share <= self.tolerance
+
+
+def differences(name: str, device: str) -> list[Difference]:
+    """How far the compiled operators of an extension are from their references, worst first.
+
+    Raises what an operator raises, and RuntimeError where the references serve in place of the compiled ones.
+    """
+    try:
+        extension.set_mode("native")
+        if not extension.load(name):
+            raise RuntimeError(extension.status(name).error)
+        native = COMPARISONS[name](device)
+        extension.set_mode("torch")
+        expected = COMPARISONS[name](device)
+    finally:
+        extension.set_mode("native")
+    found = [Difference(what, _share(native[what], value), _tolerance(what)) for what, value in expected.items()]
+    return sorted(found, key=lambda one: one.share / one.tolerance, reverse=True)
+
+
+def _tolerance(what: str) -> float:
+    return TOLERANCE_LOOSE if any(word in what for word in LOOSE) else TOLERANCE
+
+
+def _share(ours: Tensor, expected: Tensor) -> float:
+    ours, expected = ours.detach().double(), expected.detach().double()
+    share = float((ours - expected).norm() / expected.norm()) if ours.shape == expected.shape else math.inf
+    return math.inf if math.isnan(share) else share
+
+
+def _points(device: str, columns: int, low: float = 0.0, high: float = 1.0, rows: int = POINTS) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.rand(rows, columns, generator=generator) * (high - low) + low).to(device)
+
+
+def _with_gradients(results: Values, inputs: Values, prefix: str = "") -> Values:
+    """The results and the gradients for some cotangent of them."""
+    weights = [torch.arange(value.numel(), device=value.device).cos().view_as(value) for value in results.values()]
+    gradients = torch.autograd.grad(list(results.values()), list(inputs.values()), weights)
+    named = {f"gradient of {name}": gradient for name, gradient in zip(inputs, gradients, strict=True)}
+    return {prefix + name: value for name, value in (results | named).items()}
+
+
+def compare_gridencoder(device: str) -> Values:
+    from gridencoder import grid_encode, grid_total_variation_, grid_weight_decay_
+
+    offsets, found = [0, 64, 576, 1600], {}  # a dense level of 4^3 nodes, one of 8^3, and a hashed one
+    rows, x = _points(device, 2, -1.0, rows=offsets[-1]), _points(device, 3).requires_grad_()
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        table = rows.to(dtype, copy=True).requires_grad_()
+        encoded = grid_encode(x, table, offsets, 2.0, 4, interpolation="smoothstep")
+        found |= _with_gradients({"encoding": encoded}, {"points": x, "table": table}, f"{dtype}: ".split(".")[1])
+    found["gradient of variation"], found["gradient of decay"] = torch.zeros_like(rows), torch.zeros_like(rows)
+    grid_total_variation_(found["gradient of variation"], x.detach(), rows, 1.0, offsets, [4, 8, 16])
+    grid_weight_decay_(found["gradient of decay"], rows, 1.0, offsets)
+    return found
+
+
+def compare_fusedfield(device: str) -> Values:
+    from fusedfield import field_query
+
+    offsets, found, x = [0, 64, 576, 1600], {}, _points(device, 3, -1.0)
+    for mixed in (False, True):
+        table = _points(device, 2, -1.0, rows=offsets[-1]).requires_grad_()
+        weights = _points(device, 64, -0.2, 0.2, rows=6 + 1 + 64 + 1 + 4 + 1).requires_grad_()
+        first, second, last = weights.split([7, 65, 5])
+        layers = [(part[:-1].T.contiguous(), part[-1]) for part in (first, second)]
+        layers.append((last[:-1], last[-1, :4]))
+        sigma, albedo = field_query(x, table, layers, offsets, [4, 8, 16], mixed=mixed)
+        results, inputs = {"density": sigma, "albedo": albedo}, {"table": table, "layers": weights}
+        found |= _with_gradients(results, inputs, "in bf16, " if mixed else "")
+    return found
+
+
+def compare_shencoder(device: str) -> Values:
+    from shencoder import sh_encode
+
+    x = torch.nn.functional.normalize(_points(device, 3, -1.0), dim=-1).requires_grad_()
+    return _with_gradients({"harmonics": sh_encode(x, 4)}, {"directions": x})
+
+
+def compare_freqencoder(device: str) -> Values:
+    from freqencoder import freq_encode
+
+    x = _points(device, 3, -1.0).requires_grad_()
+    return _with_gradients({"frequencies": freq_encode(x, 6)}, {"points": x})
+
+
+def compare_raymarching(device: str) -> Values:
+    from raymarching import composite_rays_train, march_rays_train, near_far_from_aabb, packbits
+
+    origins = 3 * torch.nn.functional.normalize(_points(device, 3, -1.0), dim=-1)
+    rays = torch.nn.functional.normalize(_points(device, 3, -0.7, 0.7).flip(0) - origins, dim=-1)
+    box = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0], device=device)
+    nears, fars = near_far_from_aabb(origins, rays, box)
+    bits = packbits(_points(device, 1, rows=2 * 16**3).view(2, -1), 0.5)
+    places, _, ts, packed = march_rays_train(origins, rays, 1.0, bits, 2, 16, nears, fars, max_steps=64)
+    found = {"nears": nears, "fars": fars, "bits": bits, "samples of rays": packed[:, 1]}
+    found["places"], found["distances"] = places.abs().mean(0), ts.mean(0)
+    first = torch.arange(0, POINTS - 32, 32, device=device)
+    packed = torch.stack([first, torch.full_like(first, 32)], dim=-1).int()
+    ts = torch.stack([torch.linspace(1, 2, POINTS, device=device), torch.full((POINTS,), 0.1, device=device)], dim=-1)
+    density, colour = (9 * _points(device, 1)[:, 0]).requires_grad_(), _points(device, 3).requires_grad_()
+    made = composite_rays_train(density, colour, ts, packed)
+    results = dict(zip(("weights", "opacity", "depth", "picture"), made, strict=True))
+    return found | _with_gradients(results, {"density": density, "colour": colour})
+
+
+def compare_adan(device: str) -> Values:
+    from adan import adan_update
+
+    names = ("parameters", "gradient", "average", "difference", "square", "previous")
+    state = _points(device, 6).T.contiguous()
+    adan_update(*state, step=5, lr=0.01)
+    return dict(zip(names, state, strict=True))
+
+
+COMPARISONS: dict[str, Callable[[str], Values]] = {
+    "raymarching": compare_raymarching,
+    "gridencoder": compare_gridencoder,
+    "fusedfield": compare_fusedfield,
+    "shencoder": compare_shencoder,
+    "freqencoder": compare_freqencoder,
+    "adan": compare_adan,
+}
+
+
+def main(device: str, names: list[str]) -> int:
+    try:
+        torch.ones(2, device=device).sum().item()
+    except RuntimeError:
+        return NO_DEVICE
+    for name in names:
+        try:
+            worst = differences(name, device)[0]
+            problem = "" if worst.agrees else f"{worst.what} differs from its reference by {worst.share:.2%}"
+        except torch.OutOfMemoryError:
+            return NO_DEVICE
+        except Exception as error:  # after which the device may be of no more use
+            print(json.dumps([name, " ".join(str(error).split())[:200]]), flush=True)
+            return STOPPED
+        print(json.dumps([name, problem]), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

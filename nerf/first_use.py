@@ -1,0 +1,76 @@
+"""Compiled operators are compared with their references before a GPU's first run depends on them.
+
+A kernel that is wrong on some GPU, or ends the process there, costs this run speed and not its result: the references
+serve instead. What has agreed is noted beside the library, and not compared again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+import extension
+from nerf import comparisons
+from nerf.config import ROOT
+
+COMMAND = (sys.executable, "-m", "nerf.comparisons")
+PATIENCE = 180  # seconds for all comparisons; they take about ten
+
+
+def load_operators(device: torch.device) -> bool:
+    """`extension.load_all`, then the comparisons where `device` is a GPU.
+
+    Returns whether the compiled operators of all extensions are in use.
+    """
+    if extension.load_all() and device.type == "cuda":
+        compare_once(device)
+    return all([extension.load(name) for name in extension.NAMES])
+
+
+def compare_once(device: torch.device, names: Sequence[str] = extension.NAMES) -> None:
+    """Leave an extension to its references where its operators do not agree with them on this GPU."""
+    gpu = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    notes = {name: Path(f"{extension.status(name).library}.agrees") for name in names}
+    new = [name for name, note in notes.items() if not (note.exists() and gpu in note.read_text().splitlines())]
+    if not new:
+        return
+    print(f"comparing the operators with their references on {gpu} (first use) ...", file=sys.stderr, flush=True)
+    for name, problem in compare_apart(str(device), new):
+        if problem:
+            extension.reject(name, f"{problem} on {gpu}")
+            continue
+        with contextlib.suppress(OSError), open(notes[name], "a") as note:  # without it, compared again next time
+            note.write(f"{gpu}\n")
+
+
+def compare_apart(device: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each extension and what is wrong with it, "" for nothing, found in a process apart, which a fault may end.
+
+    Says nothing of those that cannot be compared: the GPU takes one process alone, or has no memory left.
+    """
+    while names:
+        status, said = ask(device, names)
+        found = [json.loads(line) for line in said.splitlines()]
+        yield from map(tuple, found)
+        names = names[len(found) :]
+        if status is None or status < 0:  # in the middle of the first that is missing
+            yield names[0], "its kernels do not end" if status is None else f"its kernels end the process ({status})"
+            names = names[1:]
+        elif status != comparisons.STOPPED:
+            return
+
+
+def ask(device: str, names: Sequence[str]) -> tuple[int | None, str]:
+    """The exit status of COMMAND, None where it had to be stopped, and what it printed."""
+    command = [*COMMAND, device, *names]
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=PATIENCE)
+        return done.returncode, done.stdout.decode()
+    except subprocess.TimeoutExpired as hung:
+        return None, (hung.stdout or b"").decode()

@@ -1,0 +1,124 @@
+"""Operators are compared with their references before a GPU's first run, and those that fail do not serve."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import extension
+from nerf import comparisons, first_use
+
+GPU = torch.device("cuda", 0)
+
+# `python -m nerf.comparisons`, of operators with faults: one that is wrong, one that raises, one that ends the process.
+FAULTS = """
+import os, sys, torch
+from nerf import comparisons
+sys.argv = sys.argv[1:]
+def wrong(device):
+    import extension
+    return {"value": torch.ones(3) * (1.5 if extension._mode == "native" else 1.0)}
+def raises(device):
+    raise RuntimeError("an illegal memory access\\nwas encountered")
+def ends(device):
+    os.abort()
+def hangs(device):
+    import time
+    time.sleep(60)
+import extension
+extension.load = lambda name: True
+def right(device):
+    return {"value": torch.ones(3)}
+comparisons.COMPARISONS = {"right": right, "wrong": wrong, "raises": raises, "ends": ends, "hangs": hangs}
+sys.exit(comparisons.main(sys.argv[0], sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def faults(monkeypatch, tmp_path):
+    """Has `ask` run that."""
+    script = tmp_path / "faults.py"
+    script.write_text(FAULTS)
+    monkeypatch.setenv("PYTHONPATH", str(first_use.ROOT))
+    monkeypatch.setattr(first_use, "COMMAND", (sys.executable, str(script)))
+
+
+@pytest.mark.parametrize("name", extension.NAMES)
+def test_what_is_compared_is_more_than_zeros_and_agrees(name, monkeypatch):
+    assert extension.load(name), "the operators under test could not be built"
+    monkeypatch.setattr(extension, "_mode", "native")
+    found = comparisons.differences(name, "cpu")
+    assert all(difference.agrees for difference in found) and found[0].share < 1e-5
+    monkeypatch.setattr(extension, "_mode", "torch")
+    assert all(
+        value.isfinite().all() and value.abs().max() > 1e-3 for value in comparisons.COMPARISONS[name]("cpu").values()
+    )
+
+
+def test_a_fault_is_found_and_the_rest_compared(faults):
+    names = ["wrong", "raises", "ends", "right"]
+    found = dict(first_use.compare_apart("cpu", names))
+    assert list(found) == names
+    assert found["wrong"] == "value differs from its reference by 50.00%"
+    assert found["raises"] == "an illegal memory access was encountered"
+    assert "its kernels end the process" in found["ends"] and found["right"] == ""
+
+
+def test_a_kernel_that_does_not_end_is_stopped(faults, monkeypatch):
+    monkeypatch.setattr(first_use, "PATIENCE", 10)
+    assert dict(first_use.compare_apart("cpu", ["right", "hangs"])) == {"right": "", "hangs": "its kernels do not end"}
+
+
+def test_where_nothing_can_be_compared_nothing_is_said(faults):
+    assert list(first_use.compare_apart("cuda:99", ["right"])) == []
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A GPU that has not run anything yet; calls: what was compared."""
+    calls = []
+
+    def apart(device, names):
+        calls.append(list(names))
+        return [(name, "it is wrong" if name == "adan" else "") for name in names]
+
+    status = extension.ExtensionStatus("", "native", True, None, None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GTX 1080")
+    monkeypatch.setattr(first_use, "compare_apart", apart)
+    monkeypatch.setattr(extension, "status", lambda name: replace(status, library=tmp_path / f"{name}.so"))
+    monkeypatch.setattr(extension, "_loaded", dict.fromkeys(extension.NAMES, True))
+    monkeypatch.setattr(extension, "_errors", {})
+    monkeypatch.setattr(extension, "_mode", "native")
+    return calls
+
+
+def test_what_agrees_is_not_compared_again_and_what_does_not_is_left(gpu, capsys, monkeypatch):
+    assert not first_use.load_operators(GPU)
+    assert gpu == [list(extension.NAMES)]
+    said = capsys.readouterr().err
+    assert "warning: adan: it is wrong on GTX 1080" in said and "torch operators serve" in said
+    assert not extension.load("adan") and extension.load("gridencoder")
+    extension._loaded["adan"] = True  # the next run
+    first_use.load_operators(GPU)
+    assert gpu[1:] == [["adan"]]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GTX 1090")
+    first_use.compare_once(GPU)
+    assert gpu[2:] == [list(extension.NAMES)]
+
+
+def test_on_a_cpu_or_without_compiled_operators_nothing_is_compared(gpu, monkeypatch):
+    assert first_use.load_operators(torch.device("cpu"))
+    monkeypatch.setattr(extension, "_mode", "torch")
+    assert not first_use.load_operators(GPU)
+    assert gpu == []
+
+
+def test_a_library_in_a_folder_of_another_is_compared_every_time(gpu, monkeypatch, tmp_path):
+    missing = extension.ExtensionStatus("", "native", True, tmp_path / "missing" / "x.so", None)
+    monkeypatch.setattr(extension, "status", lambda name: missing)
+    first_use.compare_once(GPU, ["gridencoder"])
+    first_use.compare_once(GPU, ["gridencoder"])
+    assert gpu == [["gridencoder"]] * 2
