@@ -1,14 +1,12 @@
 """Every compiled operator at work on a few hundred points, forward and backward, beside its reference in plain torch.
 
-`python -m nerf.comparisons DEVICE EXTENSION...` compares these and prints a line of JSON for each: what `differences`
-found, or what stopped it. A kernel that breaks the device does so in a process of its own; see first_use.py.
+For `main.py doctor`, and for first_use.py: there `main` runs in a process of its own, which a kernel may end.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -164,7 +162,8 @@ COMPARISONS: dict[str, Callable[[str], Values]] = {
 }
 
 
-def main(device: str, names: list[str]) -> int:
+def main(device: str, *names: str) -> int:
+    """Print a line of JSON for each extension: its name, and what is wrong with it. Returns an exit status."""
     try:
         torch.ones(2, device=device).sum().item()
     except RuntimeError:
@@ -180,7 +179,3 @@ def main(device: str, names: list[str]) -> int:
             return STOPPED
         print(json.dumps([name, problem]), flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))

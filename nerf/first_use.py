@@ -19,7 +19,11 @@ import extension
 from nerf import comparisons
 from nerf.config import ROOT
 
-COMMAND = (sys.executable, "-m", "nerf.comparisons")
+# From wherever the run was started: a cache may be a folder beside that. Nothing there is imported.
+CODE = (
+    f"import sys; sys.path[0] = {str(ROOT)!r}; from nerf import comparisons; sys.exit(comparisons.main(*sys.argv[1:]))"
+)
+COMMAND = (sys.executable, "-c", CODE)
 PATIENCE = 180  # seconds for all comparisons; they take about ten
 
 
@@ -28,12 +32,13 @@ def load_operators(device: torch.device) -> bool:
 
     Returns whether the compiled operators of all extensions are in use.
     """
-    if extension.load_all() and device.type == "cuda":
-        compare_once(device)
+    extension.load_all()
+    if device.type == "cuda":
+        compare_once(device, [name for name in extension.NAMES if extension.load(name)])
     return all([extension.load(name) for name in extension.NAMES])
 
 
-def compare_once(device: torch.device, names: Sequence[str] = extension.NAMES) -> None:
+def compare_once(device: torch.device, names: Sequence[str]) -> None:
     """Leave an extension to its references where its operators do not agree with them on this GPU."""
     gpu = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     notes = {name: Path(f"{extension.status(name).library}.agrees") for name in names}
@@ -70,7 +75,7 @@ def ask(device: str, names: Sequence[str]) -> tuple[int | None, str]:
     """The exit status of COMMAND, None where it had to be stopped, and what it printed."""
     command = [*COMMAND, device, *names]
     try:
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=PATIENCE)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=PATIENCE)
         return done.returncode, done.stdout.decode()
     except subprocess.TimeoutExpired as hung:
         return None, (hung.stdout or b"").decode()

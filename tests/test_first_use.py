@@ -13,7 +13,7 @@ from nerf import comparisons, first_use
 
 GPU = torch.device("cuda", 0)
 
-# `python -m nerf.comparisons`, of operators with faults: one that is wrong, one that raises, one that ends the process.
+# As first_use.COMMAND, of operators with faults: one that is wrong, one that raises, one that ends the process.
 FAULTS = """
 import os, sys, torch
 from nerf import comparisons
@@ -33,7 +33,7 @@ extension.load = lambda name: True
 def right(device):
     return {"value": torch.ones(3)}
 comparisons.COMPARISONS = {"right": right, "wrong": wrong, "raises": raises, "ends": ends, "hangs": hangs}
-sys.exit(comparisons.main(sys.argv[0], sys.argv[1:]))
+sys.exit(comparisons.main(*sys.argv))
 """
 
 
@@ -72,6 +72,12 @@ def test_a_kernel_that_does_not_end_is_stopped(faults, monkeypatch):
     assert dict(first_use.compare_apart("cpu", ["right", "hangs"])) == {"right": "", "hangs": "its kernels do not end"}
 
 
+def test_the_operators_of_this_machine_agree_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('a file of the user is none of ours')")
+    monkeypatch.chdir(tmp_path)
+    assert dict(first_use.compare_apart("cpu", ["adan", "freqencoder"])) == {"adan": "", "freqencoder": ""}
+
+
 def test_where_nothing_can_be_compared_nothing_is_said(faults):
     assert list(first_use.compare_apart("cuda:99", ["right"])) == []
 
@@ -105,8 +111,14 @@ def test_what_agrees_is_not_compared_again_and_what_does_not_is_left(gpu, capsys
     first_use.load_operators(GPU)
     assert gpu[1:] == [["adan"]]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GTX 1090")
-    first_use.compare_once(GPU)
+    first_use.compare_once(GPU, extension.NAMES)
     assert gpu[2:] == [list(extension.NAMES)]
+
+
+def test_what_was_not_built_is_not_compared(gpu):
+    extension._loaded["shencoder"] = False
+    assert not first_use.load_operators(GPU)
+    assert gpu == [[name for name in extension.NAMES if name != "shencoder"]]
 
 
 def test_on_a_cpu_or_without_compiled_operators_nothing_is_compared(gpu, monkeypatch):
