@@ -1,10 +1,11 @@
-"""Every compiled operator at work on a few hundred points, forward and backward, beside its reference in plain torch.
+"""Every compiled operator at work on some points, forward and backward, beside its reference in plain torch.
 
 For `main.py doctor`, and for first_use.py: there `main` runs in a process of its own, which a kernel may end.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -15,10 +16,10 @@ from torch import Tensor
 
 import extension
 
-POINTS = 257
+POINTS = {"cpu": 257, "cuda": 40_009}  # by type of device: a GPU's blocks shall have more than one turn
 # Root mean square of the difference, as a share of the reference's own. On tensor cores, what is float32 elsewhere is
-# the sum of two bf16. LOOSE: what is computed in bf16, and counts, where a sample may lie on the border of a cell.
-TOLERANCE, TOLERANCE_LOOSE, LOOSE = 1e-3, 3e-2, ("in bf16", "samples of rays")
+# the sum of two bf16. LOOSE: what is rounded to 16 bits, and counts, where a sample may lie on the border of a cell.
+TOLERANCE, TOLERANCE_LOOSE, LOOSE = 1e-3, 3e-2, ("in bf16", "float16 table", "samples of rays")
 NO_DEVICE, STOPPED = (
     3,
     4,
@@ -65,8 +66,9 @@ def _share(ours: Tensor, expected: Tensor) -> float:
     return math.inf if math.isnan(share) else share
 
 
-def _points(device: str, columns: int, low: float = 0.0, high: float = 1.0, rows: int = POINTS) -> Tensor:
+def _points(device: str, columns: int, low: float = 0.0, high: float = 1.0, rows: int | None = None) -> Tensor:
     generator = torch.Generator().manual_seed(0)
+    rows = rows or POINTS[torch.device(device).type]
     return (torch.rand(rows, columns, generator=generator) * (high - low) + low).to(device)
 
 
@@ -86,7 +88,7 @@ def compare_gridencoder(device: str) -> Values:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         table = rows.to(dtype, copy=True).requires_grad_()
         encoded = grid_encode(x, table, offsets, 2.0, 4, interpolation="smoothstep")
-        found |= _with_gradients({"encoding": encoded}, {"points": x, "table": table}, f"{dtype}: ".split(".")[1])
+        found |= _with_gradients({"encoding": encoded}, {"points": x, "table": table}, f"{str(dtype)[6:]} table: ")
     found["gradient of variation"], found["gradient of decay"] = torch.zeros_like(rows), torch.zeros_like(rows)
     grid_total_variation_(found["gradient of variation"], x.detach(), rows, 1.0, offsets, [4, 8, 16])
     grid_weight_decay_(found["gradient of decay"], rows, 1.0, offsets)
@@ -96,16 +98,18 @@ def compare_gridencoder(device: str) -> Values:
 def compare_fusedfield(device: str) -> Values:
     from fusedfield import field_query
 
-    offsets, found, x = [0, 64, 576, 1600], {}, _points(device, 3, -1.0)
-    for mixed in (False, True):
+    found, x = {}, _points(device, 3, -1.0)
+    for levels, mixed in itertools.product((8, 16), (False, True)):
+        resolutions = [4 + 4 * level for level in range(levels)]
+        offsets = [0, *itertools.accumulate(min(nodes**3, 1024) for nodes in resolutions)]
         table = _points(device, 2, -1.0, rows=offsets[-1]).requires_grad_()
-        weights = _points(device, 64, -0.2, 0.2, rows=6 + 1 + 64 + 1 + 4 + 1).requires_grad_()
-        first, second, last = weights.split([7, 65, 5])
-        layers = [(part[:-1].T.contiguous(), part[-1]) for part in (first, second)]
-        layers.append((last[:-1], last[-1, :4]))
-        sigma, albedo = field_query(x, table, layers, offsets, [4, 8, 16], mixed=mixed)
+        rows = [2 * levels + 1, 64 + 1, 4 + 1]  # of both hidden layers: a row for each input; of the last, each output
+        weights = _points(device, 64, -0.2, 0.2, rows=sum(rows)).requires_grad_()
+        first, second, last = weights.split(rows)
+        layers = [*((part[:-1].T.contiguous(), part[-1]) for part in (first, second)), (last[:-1], last[-1, :4])]
+        sigma, albedo = field_query(x, table, layers, offsets, resolutions, mixed=mixed)
         results, inputs = {"density": sigma, "albedo": albedo}, {"table": table, "layers": weights}
-        found |= _with_gradients(results, inputs, "in bf16, " if mixed else "")
+        found |= _with_gradients(results, inputs, f"{levels} levels{' in bf16' * mixed}: ")
     return found
 
 
@@ -134,10 +138,10 @@ def compare_raymarching(device: str) -> Values:
     places, _, ts, packed = march_rays_train(origins, rays, 1.0, bits, 2, 16, nears, fars, max_steps=64)
     found = {"nears": nears, "fars": fars, "bits": bits, "samples of rays": packed[:, 1]}
     found["places"], found["distances"] = places.abs().mean(0), ts.mean(0)
-    first = torch.arange(0, POINTS - 32, 32, device=device)
-    packed = torch.stack([first, torch.full_like(first, 32)], dim=-1).int()
-    ts = torch.stack([torch.linspace(1, 2, POINTS, device=device), torch.full((POINTS,), 0.1, device=device)], dim=-1)
-    density, colour = (9 * _points(device, 1)[:, 0]).requires_grad_(), _points(device, 3).requires_grad_()
+    density, colour = (3 * _points(device, 1)[:, 0]).requires_grad_(), _points(device, 3).requires_grad_()
+    first = torch.arange(0, len(density), 100, device=device)  # rays of 100 samples, and one of what is left
+    packed = torch.stack([first, (len(density) - first).clamp(max=100)], dim=-1).int()
+    ts = torch.stack([torch.linspace(1, 2, len(density), device=device), torch.full_like(density, 0.1)], dim=-1)
     made = composite_rays_train(density, colour, ts, packed)
     results = dict(zip(("weights", "opacity", "depth", "picture"), made, strict=True))
     return found | _with_gradients(results, {"density": density, "colour": colour})
