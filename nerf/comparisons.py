@@ -20,10 +20,8 @@ POINTS = {"cpu": 257, "cuda": 40_009}  # by type of device: a GPU's blocks shall
 # Root mean square of the difference, as a share of the reference's own. On tensor cores, what is float32 elsewhere is
 # the sum of two bf16. LOOSE: what is rounded to 16 bits, and counts, where a sample may lie on the border of a cell.
 TOLERANCE, TOLERANCE_LOOSE, LOOSE = 1e-3, 3e-2, ("in bf16", "float16 table", "samples of rays")
-NO_DEVICE, STOPPED = (
-    3,
-    4,
-)  # exit statuses: torch's own operators do not run there, or have no memory; one of ours failed
+# Exit statuses: torch's own operators do not run there, or have no memory; one of ours failed.
+NO_DEVICE, STOPPED = 3, 4
 
 Values = dict[str, Tensor]
 
@@ -167,7 +165,7 @@ COMPARISONS: dict[str, Callable[[str], Values]] = {
 
 
 def main(device: str, *names: str) -> int:
-    """Print a line of JSON for each extension: its name, and what is wrong with it. Returns an exit status."""
+    """Print a line of JSON for each extension, the arguments of first_use.Verdict. Returns an exit status."""
     try:
         torch.ones(2, device=device).sum().item()
     except RuntimeError:
@@ -175,11 +173,12 @@ def main(device: str, *names: str) -> int:
     for name in names:
         try:
             worst = differences(name, device)[0]
-            problem = "" if worst.agrees else f"{worst.what} differs from its reference by {worst.share:.2%}"
+            far = "has no number" if math.isinf(worst.share) else f"is {worst.share:.2%} off"
+            problem = "" if worst.agrees else f"{worst.what} {far}, beside its reference"
         except torch.OutOfMemoryError:
             return NO_DEVICE
         except Exception as error:  # after which the device may be of no more use
-            print(json.dumps([name, " ".join(str(error).split())[:200]]), flush=True)
+            print(json.dumps([name, " ".join(str(error).split())[:200] or type(error).__name__]), flush=True)
             return STOPPED
-        print(json.dumps([name, problem]), flush=True)
+        print(json.dumps([name, problem, worst.share]), flush=True)
     return 0

@@ -59,9 +59,7 @@ def examine(config: Config) -> Iterator[Finding]:
     if found.level != "FAIL":
         yield check_compiler()
         yield check_gpu()
-        import extension
-
-        yield from map(check_extension, extension.NAMES)
+        yield from check_extensions()
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
@@ -178,25 +176,30 @@ def runs_on(capability: tuple[int, int], wheel: list[str]) -> bool:
     return False
 
 
-def check_extension(name: str) -> Finding:
-    """An extension builds, loads, and agrees with its plain torch reference on a few points."""
+def check_extensions() -> Iterator[Finding]:
+    """Each extension builds, loads, and agrees with its plain torch reference on some points."""
     import torch
 
     import extension
-    from nerf.comparisons import differences
+    from nerf.first_use import compare_apart
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        extension.set_mode("native")
-        if not extension.load(name):
-            return Finding("warn", f"{name}: {extension.status(name).error}", "until then its torch reference serves")
-        worst = differences(name, device)[0]
-    except Exception as error:  # whatever it is, the other lines are worth printing
-        return Finding("FAIL", f"{name} does not run ({_line(error)})", "delete ~/.cache/tadpole, or use --ops torch")
-    if not worst.agrees:
-        what = f"{name}: {worst.what} differs from its reference by {worst.share:.1e}"
-        return Finding("FAIL", what, "use --ops torch, and report it")
-    return Finding("ok", f"{name}: native on {device}, within {worst.share:.0e} of its reference")
+    extension.set_mode("native")
+    built = [name for name in extension.NAMES if extension.load(name)]
+    for name in extension.NAMES:
+        if name not in built:
+            yield Finding("warn", f"{name}: {extension.status(name).error}", "until then its torch reference serves")
+    silent = set(built)
+    for name, problem, share in compare_apart(device, built):
+        silent.remove(name)
+        if not problem:
+            yield Finding("ok", f"{name}: native on {device}, within {share:.0e} of its reference")
+        elif device == "cuda":
+            yield Finding("warn", f"{name}: {problem}", "a run leaves it to torch; please report it")
+        else:
+            yield Finding("FAIL", f"{name}: {problem}", "delete ~/.cache/tadpole, or use --ops torch, and report it")
+    for name in sorted(silent):
+        yield Finding("warn", f"{name}: nothing runs on {device} now", "is its memory taken by another program?")
 
 
 def _first_line(*command: str) -> str:

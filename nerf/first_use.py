@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -25,6 +27,12 @@ CODE = (
 )
 COMMAND = (sys.executable, "-c", CODE)
 PATIENCE = 180  # seconds for all comparisons; they take about ten
+
+
+class Verdict(NamedTuple):
+    name: str  # of the extension
+    problem: str  # "" for none
+    share: float = math.inf  # by which it is off its reference, see comparisons.Difference
 
 
 def load_operators(device: torch.device) -> bool:
@@ -46,26 +54,27 @@ def compare_once(device: torch.device, names: Sequence[str]) -> None:
     if not new:
         return
     print(f"comparing the operators with their references on {gpu} (first use) ...", file=sys.stderr, flush=True)
-    for name, problem in compare_apart(str(device), new):
-        if problem:
-            extension.reject(name, f"{problem} on {gpu}")
+    for verdict in compare_apart(str(device), new):
+        if verdict.problem:
+            extension.reject(verdict.name, f"{verdict.problem} on {gpu}")
             continue
-        with contextlib.suppress(OSError), open(notes[name], "a") as note:  # without it, compared again next time
+        with contextlib.suppress(OSError), open(notes[verdict.name], "a") as note:  # or it is compared next time, too
             note.write(f"{gpu}\n")
 
 
-def compare_apart(device: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each extension and what is wrong with it, "" for nothing, found in a process apart, which a fault may end.
+def compare_apart(device: str, names: Sequence[str]) -> Iterator[Verdict]:
+    """Compare extensions in a process apart, which a fault may end.
 
     Says nothing of those that cannot be compared: the GPU takes one process alone, or has no memory left.
     """
     while names:
         status, said = ask(device, names)
         found = [json.loads(line) for line in said.splitlines()]
-        yield from map(tuple, found)
+        yield from (Verdict(*one) for one in found)
         names = names[len(found) :]
         if status is None or status < 0:  # in the middle of the first that is missing
-            yield names[0], "its kernels do not end" if status is None else f"its kernels end the process ({status})"
+            what = "its kernels do not end" if status is None else f"its kernels end the process (signal {-status})"
+            yield Verdict(names[0], what)
             names = names[1:]
         elif status != comparisons.STOPPED:
             return

@@ -81,7 +81,7 @@ def compare_here(device, names):
     """For first_use.compare_apart, whose process would find no GPU."""
     for name in names:
         worst = comparisons.differences(name, device)[0]
-        yield name, "" if worst.agrees else worst.what
+        yield first_use.Verdict(name, "" if worst.agrees else worst.what, worst.share)
 
 
 def waits_of_kernels() -> Counter:

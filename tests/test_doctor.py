@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import extension
-from nerf import comparisons, doctor
+from nerf import doctor, first_use
 from nerf.config import ROOT, Config
 
 
@@ -26,24 +26,6 @@ def prior(tmp_path):
     ]
     (tmp_path / "SHA256SUMS").write_text("".join(sums))
     return tmp_path
-
-
-@pytest.fixture
-def native(monkeypatch):
-    """The extension module's state as before, whatever the doctor sets."""
-    monkeypatch.setattr(extension, "_mode", extension._mode)
-    monkeypatch.setattr(extension, "load", lambda name: True)
-
-
-@pytest.fixture
-def examine(native, monkeypatch):
-    """What doctor finds of an extension that does this."""
-
-    def examine(compare):
-        monkeypatch.setitem(comparisons.COMPARISONS, "anything", compare)
-        return doctor.check_extension("anything")
-
-    return examine
 
 
 def test_whole_prior_is_ok(prior):
@@ -135,30 +117,33 @@ def test_gpu_without_kernels_in_the_wheel_fails(monkeypatch):
     assert finding.level == "FAIL" and "sm_61" in finding.what and finding.fix
 
 
-@pytest.mark.parametrize(
-    "error, level", [(0.0, "ok"), (1e-6, "ok"), (1e-2, "FAIL"), (float("nan"), "FAIL"), (torch.ones(2, 1), "FAIL")]
-)
-def test_extension_that_differs_from_its_reference_fails(examine, error, level):
-    def compare(device):
-        return {"one": torch.ones(3), "other": torch.ones(3) + (error if extension._mode == "native" else 0.0)}
+@pytest.fixture
+def examine(monkeypatch):
+    """What doctor finds where the comparison says this, of three extensions of which the second was not built."""
 
-    found = examine(compare)
-    assert found.level == level and ("other differs" in found.what) == (level == "FAIL")
+    def examine(*verdicts):
+        monkeypatch.setattr(extension, "_mode", extension._mode)
+        monkeypatch.setattr(extension, "NAMES", ("one", "two", "three"))
+        monkeypatch.setattr(extension, "load", lambda name: name != "two")
+        monkeypatch.setattr(extension, "status", lambda name: SimpleNamespace(error="no compiler"))
+        monkeypatch.setattr(first_use, "compare_apart", lambda device, names: list(verdicts))
+        return {finding.what.split(":")[0]: finding for finding in doctor.check_extensions()}
 
-
-def test_extension_that_crashes_fails(examine):
-    def compare(device):
-        raise RuntimeError("no kernel\nimage")
-
-    finding = examine(compare)
-    assert finding.level == "FAIL" and "no kernel image" in finding.what
+    return examine
 
 
-def test_extension_that_does_not_build_is_a_warning(native, monkeypatch):
-    monkeypatch.setattr(extension, "load", lambda name: False)
-    monkeypatch.setattr(extension, "status", lambda name: SimpleNamespace(error="no compiler"))
-    finding = doctor.check_extension("anything")
-    assert finding.level == "warn" and "no compiler" in finding.what
+@pytest.mark.parametrize("gpu, level", [(False, "FAIL"), (True, "warn")])
+def test_what_extensions_do_is_said_with_what_to_do(examine, monkeypatch, gpu, level):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    found = examine(first_use.Verdict("one", "", 1e-7), first_use.Verdict("three", "its kernels do not end"))
+    assert [found[name].level for name in ("one", "two", "three")] == ["ok", "warn", level]
+    assert "within 1e-07" in found["one"].what and "no compiler" in found["two"].what
+    assert "do not end" in found["three"].what and "report it" in found["three"].fix
+
+
+def test_what_could_not_be_compared_is_a_warning(examine):
+    found = examine(first_use.Verdict("one", "", 1e-7))
+    assert found["three"].level == "warn" and "nothing runs" in found["three"].what
 
 
 @pytest.mark.parametrize("levels, status", [(["ok", "warn"], 0), (["ok", "FAIL", "ok"], 1)])
@@ -172,7 +157,7 @@ def test_exit_status_says_whether_the_main_job_can_run(monkeypatch, capsys, leve
 
 
 def test_doctor_looks_at_everything(prior, monkeypatch):
-    monkeypatch.setattr(doctor, "check_extension", lambda name: doctor.Finding("ok", name))
+    monkeypatch.setattr(doctor, "check_extensions", lambda: (doctor.Finding("ok", name) for name in extension.NAMES))
     found = list(doctor.examine(Config().updated({"toybox_dir": str(prior)})))
     text = "\n".join(map(str, found))
     for what in ("Python", "torch", "compiler", "ninja", "GPU", "prior", "disk", *extension.NAMES):

@@ -21,6 +21,12 @@ sys.argv = sys.argv[1:]
 def wrong(device):
     import extension
     return {"value": torch.ones(3) * (1.5 if extension._mode == "native" else 1.0)}
+def none(device):
+    import extension
+    return {"value": torch.full((3,), float("nan")) if extension._mode == "native" else torch.ones(3)}
+def longer(device):
+    import extension
+    return {"value": torch.ones(4 if extension._mode == "native" else 3)}
 def raises(device):
     raise RuntimeError("an illegal memory access\\nwas encountered")
 def ends(device):
@@ -32,7 +38,7 @@ import extension
 extension.load = lambda name: True
 def right(device):
     return {"value": torch.ones(3)}
-comparisons.COMPARISONS = {"right": right, "wrong": wrong, "raises": raises, "ends": ends, "hangs": hangs}
+comparisons.COMPARISONS = {name: value for name, value in globals().items() if callable(value)}
 sys.exit(comparisons.main(*sys.argv))
 """
 
@@ -44,6 +50,10 @@ def faults(monkeypatch, tmp_path):
     script.write_text(FAULTS)
     monkeypatch.setenv("PYTHONPATH", str(first_use.ROOT))
     monkeypatch.setattr(first_use, "COMMAND", (sys.executable, str(script)))
+
+
+def problems(device, names):
+    return {verdict.name: verdict.problem for verdict in first_use.compare_apart(device, names)}
 
 
 @pytest.mark.parametrize("name", extension.NAMES)
@@ -59,23 +69,24 @@ def test_what_is_compared_is_more_than_zeros_and_agrees(name, monkeypatch):
 
 
 def test_a_fault_is_found_and_the_rest_compared(faults):
-    names = ["wrong", "raises", "ends", "right"]
-    found = dict(first_use.compare_apart("cpu", names))
+    names = ["wrong", "none", "longer", "raises", "ends", "right"]
+    found = problems("cpu", names)
     assert list(found) == names
-    assert found["wrong"] == "value differs from its reference by 50.00%"
+    assert found["wrong"] == "value is 50.00% off, beside its reference"
+    assert found["none"] == found["longer"] == "value has no number, beside its reference"
     assert found["raises"] == "an illegal memory access was encountered"
     assert "its kernels end the process" in found["ends"] and found["right"] == ""
 
 
 def test_a_kernel_that_does_not_end_is_stopped(faults, monkeypatch):
     monkeypatch.setattr(first_use, "PATIENCE", 10)
-    assert dict(first_use.compare_apart("cpu", ["right", "hangs"])) == {"right": "", "hangs": "its kernels do not end"}
+    assert problems("cpu", ["right", "hangs"]) == {"right": "", "hangs": "its kernels do not end"}
 
 
 def test_the_operators_of_this_machine_agree_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit('a file of the user is none of ours')")
     monkeypatch.chdir(tmp_path)
-    assert dict(first_use.compare_apart("cpu", ["adan", "freqencoder"])) == {"adan": "", "freqencoder": ""}
+    assert problems("cpu", ["adan", "freqencoder"]) == {"adan": "", "freqencoder": ""}
 
 
 def test_where_nothing_can_be_compared_nothing_is_said(faults):
@@ -89,7 +100,7 @@ def gpu(monkeypatch, tmp_path):
 
     def apart(device, names):
         calls.append(list(names))
-        return [(name, "it is wrong" if name == "adan" else "") for name in names]
+        return [first_use.Verdict(name, "it is wrong" if name == "adan" else "") for name in names]
 
     status = extension.ExtensionStatus("", "native", True, None, None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GTX 1080")
