@@ -253,7 +253,7 @@ def install(name: str) -> Path:
     """Build an extension and copy its library beside the package, where every later run finds it without a cache."""
     built, target = build(name), _beside(name)
     if built != target:
-        for old in target.parent.glob("_C.*.so"):
+        for old in target.parent.glob("_C.*.so*"):  # and the notes of first_use.py beside them
             old.unlink()
         _replace(shutil.copy, built, target)
     return target
