@@ -8,31 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 import extension
-from nerf import comparisons
+from nerf.comparisons import STOPPED, Verdict
 from nerf.config import ROOT
 
 # From wherever the run was started: a cache may be a folder beside that. Nothing there is imported.
-CODE = (
-    f"import sys; sys.path[0] = {str(ROOT)!r}; from nerf import comparisons; sys.exit(comparisons.main(*sys.argv[1:]))"
-)
+CODE = f"import sys; sys.path[0] = {str(ROOT)!r}; from nerf.comparisons import main; sys.exit(main(*sys.argv[1:]))"
 COMMAND = (sys.executable, "-c", CODE)
 PATIENCE = 180  # seconds for all comparisons; they take about ten
-
-
-class Verdict(NamedTuple):
-    name: str  # of the extension
-    problem: str  # "" for none
-    share: float = math.inf  # by which it is off its reference, see comparisons.Difference
 
 
 def load_operators(device: torch.device) -> bool:
@@ -76,7 +66,7 @@ def compare_apart(device: str, names: Sequence[str]) -> Iterator[Verdict]:
             what = "its kernels do not end" if status is None else f"its kernels end the process (signal {-status})"
             yield Verdict(names[0], what)
             names = names[1:]
-        elif status != comparisons.STOPPED:
+        elif status != STOPPED:
             return
 
 

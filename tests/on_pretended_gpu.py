@@ -79,9 +79,7 @@ def as_on_a_cpu(seed, step, device="cpu", *, stream="", views={}) -> torch.Gener
 
 def compare_here(device, names):
     """For first_use.compare_apart, whose process would find no GPU."""
-    for name in names:
-        worst = comparisons.differences(name, device)[0]
-        yield first_use.Verdict(name, "" if worst.agrees else worst.what, worst.share)
+    return [comparisons.judge(name, device) for name in names]
 
 
 def waits_of_kernels() -> Counter:

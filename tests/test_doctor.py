@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import extension
-from nerf import doctor, first_use
+from nerf import comparisons, doctor, first_use
 from nerf.config import ROOT, Config
 
 
@@ -135,14 +135,14 @@ def examine(monkeypatch):
 @pytest.mark.parametrize("gpu, level", [(False, "FAIL"), (True, "warn")])
 def test_what_extensions_do_is_said_with_what_to_do(examine, monkeypatch, gpu, level):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    found = examine(first_use.Verdict("one", "", 1e-7), first_use.Verdict("three", "its kernels do not end"))
+    found = examine(comparisons.Verdict("one", "", 1e-7), comparisons.Verdict("three", "its kernels do not end"))
     assert [found[name].level for name in ("one", "two", "three")] == ["ok", "warn", level]
     assert "within 1e-07" in found["one"].what and "no compiler" in found["two"].what
     assert "do not end" in found["three"].what and "report it" in found["three"].fix
 
 
 def test_what_could_not_be_compared_is_a_warning(examine):
-    found = examine(first_use.Verdict("one", "", 1e-7))
+    found = examine(comparisons.Verdict("one", "", 1e-7))
     assert found["three"].level == "warn" and "nothing runs" in found["three"].what
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 
@@ -68,6 +69,20 @@ def test_what_is_compared_is_more_than_zeros_and_agrees(name, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    "error, agrees", [(0.0, True), (1e-6, True), (1e-3, False), (1e-2, False), (math.nan, False), (math.inf, False)]
+)
+def test_an_operator_has_to_be_near_its_reference(monkeypatch, error, agrees):
+    def compare(device):
+        return {"one": torch.ones(3), "other": torch.ones(3) + (error if extension._mode == "native" else 0.0)}
+
+    monkeypatch.setattr(extension, "_mode", extension._mode)
+    monkeypatch.setattr(extension, "load", lambda name: True)
+    monkeypatch.setitem(comparisons.COMPARISONS, "anything", compare)
+    found = comparisons.judge("anything", "cpu")
+    assert (found.problem == "") == agrees and found.problem.startswith("other") != agrees
+
+
 def test_a_fault_is_found_and_the_rest_compared(faults):
     names = ["wrong", "none", "longer", "raises", "ends", "right"]
     found = problems("cpu", names)
@@ -100,7 +115,7 @@ def gpu(monkeypatch, tmp_path):
 
     def apart(device, names):
         calls.append(list(names))
-        return [first_use.Verdict(name, "it is wrong" if name == "adan" else "") for name in names]
+        return [comparisons.Verdict(name, "it is wrong" if name == "adan" else "") for name in names]
 
     status = extension.ExtensionStatus("", "native", True, None, None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GTX 1080")
