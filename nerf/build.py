@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import extension
+from common.allocator import keep_freed_memory
 from guidance.deepfloyd import DeepFloyd
 from guidance.diffusion import DiffusionGuidance
 from guidance.prompts import ViewOptions
@@ -32,11 +33,12 @@ SMALL_VRAM = 4.0  # GB of --vram_O
 
 
 def build_device(name: str) -> torch.device:
-    """The device of --device or --guidance_device; auto is a GPU where there is one."""
+    """The device of --device or --guidance_device; auto is a GPU where there is one. A CPU keeps freed memory."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device, gpus = torch.device(name), torch.cuda.device_count()
     if device.type == "cpu":
+        keep_freed_memory()
         return device
     number = device.index or 0
     if number >= gpus:

@@ -42,6 +42,7 @@ from benchsd import held, sd_cases  # noqa: E402
 
 import cases  # noqa: E402
 import extension  # noqa: E402
+from common.allocator import keep_freed_memory  # noqa: E402
 from nerf.export.files import write_json  # noqa: E402
 from nerf.watch import lacks_memory  # noqa: E402
 from roofline import Roofline, probe  # noqa: E402
@@ -172,6 +173,8 @@ def bench(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("bench.py: --device cuda needs a CUDA device, none is available")
+    if device.type == "cpu":
+        keep_freed_memory()  # as in a run, too
     if args.threads:
         torch.set_num_threads(args.threads)
     extension.set_mode("native")

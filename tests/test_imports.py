@@ -17,7 +17,7 @@ ALLOWED = {  # part -> the parts it may import
     "guidance": set(),
     "roofline": {"extension"},
     "toybox": {"extension"},
-    "nerf": EXTENSIONS | {"extension", "guidance", "toybox"},
+    "nerf": EXTENSIONS | {"common", "extension", "guidance", "toybox"},
 }
 PARTS = set(ALLOWED) | {"main", "scripts", "tests"}
 
