@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guidance.folded import fold
 from guidance.layout import STABLE_DIFFUSION
 from guidance.lean import make_lean
 from guidance.pipeline import PipelineGuidance
@@ -101,6 +102,9 @@ class StableDiffusion(PipelineGuidance):
             self.vae.decoder = None
         if type(self.vae).__name__ == "AutoencoderKL":
             make_lean(self.vae.encoder)
+        elif self.device.type == "cpu":  # a GPU would launch more kernels, and has pixels to spare
+            for part in filter(None, (self.vae.encoder, self.vae.decoder)):
+                part.layers = fold(part.layers)
         self._fit(vram, batch_size, math.prod(self.image_size))
 
     def encode(self, images: Tensor) -> Tensor:
