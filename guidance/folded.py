@@ -62,7 +62,7 @@ def fold(layers: nn.Sequential) -> nn.Sequential:
                 upsample = folded.pop()
             layer = Folded(upsample, first, layer)
         folded.append(layer)
-    return nn.Sequential(*folded)
+    return nn.Sequential(*folded).train(layers.training)
 
 
 def _foldable(first: nn.Module, second: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidance import distill
 from guidance.diffusion import DiffusionGuidance
-from guidance.graphs import CudaGraphs, Recorded
+from guidance.graphs import CudaGraphs, Recorded, TorchScript
 from guidance.layout import Family
 from guidance.memory import AT_ONCE, PLANS, Load, MemoryPlan, choose, in_turn, next_smaller, to_int8
 from guidance.parts import open_parts
@@ -33,7 +33,7 @@ class PipelineGuidance(DiffusionGuidance):
         source: The source that was loaded.
         plan: What it gave up for memory.
         load: What its plan has to carry.
-        unet_pass: The UNet, started as one CUDA graph on a GPU until it is told to `stop`.
+        unet_pass: The UNet, started as one recording until it is told to `stop`.
         vram: GB that it was made to fit.
     """
 
@@ -63,7 +63,7 @@ class PipelineGuidance(DiffusionGuidance):
         from diffusers import UNet2DConditionModel
 
         self.unet = self.parts.load(UNet2DConditionModel, "unet", dtype)
-        self.unet_pass = Recorded(self._unet_pass, CudaGraphs if torch.device(device).type == "cuda" else None)
+        self.unet_pass = Recorded(self._unet_pass, CudaGraphs if torch.device(device).type == "cuda" else TorchScript)
         self.unet.eval().requires_grad_(False)  # still in ordinary memory, where there is room to make it smaller
         scheduler = self.parts.scheduler()
         self.prediction_type = prediction_type or scheduler.config.prediction_type
@@ -154,8 +154,8 @@ class PipelineGuidance(DiffusionGuidance):
         return in_turn(function, *tensors, at_once=at_once) if self.plan.in_turn else function(*tensors)
 
     def economise(self) -> str | None:
-        if self.unet_pass.stop():  # a graph keeps what the UNet makes meanwhile
-            return "no CUDA graph"
+        if saved := self.unet_pass.save_memory():
+            return saved
         plan = next_smaller(self.plan, self.load)
         if plan is None:
             return None
@@ -172,6 +172,8 @@ class PipelineGuidance(DiffusionGuidance):
         self.plan = plan  # before what may run out of memory itself: the next plan goes on with it
         if plan.int8:
             to_int8(self.unet)
+            if self.device.type == "cpu":
+                self.unet_pass.stop()  # TorchScript would keep what the integers stand for
 
     def _check_tokenizer(self) -> None:
         # With its files missing or broken, from_pretrained returns a stub of two tokens and raises nothing.

@@ -1,11 +1,11 @@
-"""A recorded UNet; where there is no GPU, by a recorder that keeps the contract of a CUDA graph: fixed places."""
+"""A recorded UNet: by TorchScript, and by a recorder that keeps the contract of a CUDA graph, fixed places."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from guidance.graphs import CudaGraphs, Recorded
+from guidance.graphs import CudaGraphs, Recorded, TorchScript, in_places
 from guidance.types import GuidanceBatch
 from nerf import build
 from nerf.config import Config
@@ -15,20 +15,23 @@ from sd_case import batch, load
 class Fake:
     """Plays what the function does on the tensors of the recording, into the tensor that it left then."""
 
+    name, after, keeps_memory = "CUDA graph", 1, True
+
     def __init__(self, error: Exception | None = None):
         self.error, self.recorded, self.played = error, 0, 0
 
     def __call__(self, function, inputs):
         if self.error:
             raise self.error
-        result = function(*inputs).clone()
+        places = tuple(tensor.clone() for tensor in inputs)
+        result = function(*places).clone()
         self.recorded += 1
 
         def play():
             self.played += 1
-            result.copy_(function(*inputs))
+            result.copy_(function(*places))
 
-        return play, result
+        return in_places(play, places, result)
 
 
 def test_what_is_played_is_what_the_function_gives_and_stays_as_it_was():
@@ -64,8 +67,7 @@ class Stale(Fake):
     """Plays the values it was recorded with, as where the host had a say in them."""
 
     def __call__(self, function, inputs):
-        result = function(*inputs).clone()
-        return lambda: None, result
+        return in_places(lambda: None, inputs, function(*inputs).clone())
 
 
 @pytest.mark.parametrize("broken", [1.0, torch.nan])
@@ -140,6 +142,42 @@ def test_a_cuda_graph_gives_the_bits_of_its_kernels(prior):
             expected = guidance.unet_pass.function(noisy, t, words)
         assert torch.equal(guidance.unet_pass(noisy, t, words), expected)
     assert len(guidance.unet_pass.recordings) == 1
+
+
+def passes(guidance, count):
+    """What is played, beside what the UNet gives."""
+    words = guidance.prompts.views[:2]
+    for i in range(count):
+        noisy, t = torch.randn(2, *guidance.latent_shape), torch.full((2,), 80 * i)
+        with torch.no_grad():
+            yield guidance.unet_pass(noisy, t, words), guidance.unet_pass.function(noisy, t, words)
+
+
+def test_torchscript_gives_the_bits_of_the_unet():
+    guidance = load(str(Config().guidance.toybox_dir), text="a frog")
+    assert all(torch.equal(given, expected) for given, expected in passes(guidance, TorchScript.after))
+    assert not guidance.unet_pass.recordings
+    assert all(torch.equal(given, expected) for given, expected in passes(guidance, 4))
+    (recording,) = guidance.unet_pass.recordings.values()
+    assert isinstance(recording.play, torch.jit.ScriptFunction) and recording.played == 4
+
+
+def test_a_function_that_decides_by_values_is_noticed(caplog):
+    recorded = Recorded(lambda x: x if x.sum() > 0 else -x, TorchScript)
+    results = [recorded((-1) ** i * torch.ones(3)) for i in range(TorchScript.after + 4)]
+    assert all(torch.equal(result, torch.ones(3)) for result in results)
+    reason = "(one was recorded, and plays something else)"
+    assert caplog.messages == [f"no TorchScript, kernels are started one by one as with --eager {reason}"]
+
+
+def test_torchscript_is_not_given_up_for_memory_but_never_unfolds_integers(prior):
+    guidance = load(prior)
+    for _ in passes(guidance, TorchScript.after + 2):
+        pass
+    assert guidance.economise() == "8-bit UNet" and guidance.plan.int8
+    assert guidance.unet_pass.recorder is None
+    assert all(torch.equal(given, expected) for given, expected in passes(guidance, TorchScript.after + 2))
+    assert not guidance.unet_pass.recordings
 
 
 @pytest.mark.parametrize("eager", [False, True])
