@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from extension import setup_kwargs  # noqa: E402
+from common.libraries import setup_kwargs  # noqa: E402
 
 if __name__ == "__main__":
     setup(**setup_kwargs("gridencoder"))

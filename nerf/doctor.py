@@ -133,11 +133,11 @@ def check_torch(version: str) -> Finding:
 
 def check_compiler() -> Finding:
     """Everything to build the extensions with: compiler, ninja, and a CUDA toolkit of torch's major version."""
-    import extension
+    from common.toolchain import ExtensionBuildError, check_toolchain
 
     try:
-        extension.check_toolchain()
-    except extension.ExtensionBuildError as error:
+        check_toolchain()
+    except ExtensionBuildError as error:
         return Finding("warn", f"compiler: {error}", "until then the slower torch operators serve")
     return Finding("ok", f"compiler: {_first_line('c++', '--version')}, ninja {_first_line('ninja', '--version')}")
 

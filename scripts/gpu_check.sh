@@ -59,7 +59,7 @@ END_OF_REPORT
 }
 
 part gpu nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-part build "$python" extension.py
+part build "$python" -m common.libraries
 part tests "$python" -m pytest -q tests -m cuda -rfE --tb=short --continue-on-collection-errors
 tested=$?
 for name in ops step render export sd; do

@@ -4,10 +4,10 @@
 set -e
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
-"$python" extension.py
+"$python" -m common.libraries
 TADPOLE_CACHE=/nonexistent "$python" - <<'END'
-import extension
+from common import libraries
 
-for name in extension.NAMES:
-    print(f"{name}: loads from {extension.build(name)}")
+for name in libraries.NAMES:
+    print(f"{name}: loads from {libraries.build(name)}")
 END

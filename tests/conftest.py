@@ -15,12 +15,13 @@ wait_briefly()  # tests run side by side
 import torch  # noqa: E402
 
 import extension  # noqa: E402
+from common import libraries  # noqa: E402
 from fusedfield import dispatch  # noqa: E402
 
 FOLDER = os.environ.get("TADPOLE_TEST_LIBRARIES")
 LIBRARIES = sorted(Path(FOLDER).glob("*.so")) if FOLDER else []
 for library in LIBRARIES:
-    assert extension.use_library(library.stem, library), f"{library} does not load"
+    assert libraries.use_library(library.stem, library), f"{library} does not load"
 if LIBRARIES:  # kernels for CUDA
     dispatch.SERVES["cpu"] = dispatch.SERVES["cuda"]
 

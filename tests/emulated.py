@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-import extension
+from common import libraries
 
 EMULATION = Path(__file__).parent / "cuda_emulation"
 EXAMPLES = EMULATION / "examples.cu"
@@ -33,8 +33,8 @@ def flags() -> list[str]:
     fused = ["-mfma"] if cpu.exists() and " fma " in cpu.read_text() else []
     # As nvcc does, products are fused with sums. -O1 compiles fastest, the option beside it is what fuses.
     optimise = ["-O1", "-fexpensive-optimizations", "-ffp-contract=fast", *fused]
-    language = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-DUSE_CUDA", *extension.DEFINES]
-    include = [f"-I{EMULATION / 'include'}", f"-I{extension.ROOT}", f"-isystem{TORCH / 'include'}"]
+    language = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-DUSE_CUDA", *libraries.DEFINES]
+    include = [f"-I{EMULATION / 'include'}", f"-I{libraries.ROOT}", f"-isystem{TORCH / 'include'}"]
     return [*language, *optimise, *include]
 
 
@@ -59,7 +59,7 @@ def compile_libraries(libraries: Mapping[Path, Sequence[Path]], extra: Sequence[
 
 def compile_extensions(names: Sequence[str], folder: Path, extra: Sequence[str] = ()) -> Path:
     """<folder>/<name>.so of each extension: its CUDA sources and ops.cpp."""
-    csrc = {folder / f"{name}.so": Path(extension.ROOT) / name / "csrc" for name in names}
+    csrc = {folder / f"{name}.so": libraries.ROOT / name / "csrc" for name in names}
     libraries = {library: [*sorted(own.glob("cuda*.cu")), own / "ops.cpp"] for library, own in csrc.items()}
     compile_libraries(libraries, extra)
     return folder

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import extension
+from common import libraries
 from emulated import EXAMPLES
 
-ROOT = Path(extension.ROOT)
+ROOT = libraries.ROOT
 ARCHITECTURES = "7.5;9.0"  # Turing has no tensor cores for bf16; those between change no symbol
 STRICT = "-Werror=all-warnings"
 CPU_ALONE = {"fusedfield::field_query_rays", "fusedfield::has_bf16", "fusedfield::layers"}
@@ -33,10 +33,10 @@ import sys, torch
 from torch.utils import cpp_extension
 cpp_extension.CUDA_HOME = sys.argv[1]  # a CPU build of torch does not look for it
 torch.cuda.is_available = lambda: True
-import extension
-extension.build_all(progress=False)
+from common import libraries
+libraries.build_all(progress=False)
 for schema in torch._C._jit_get_all_schemas():
-    if schema.name.split("::")[0] in extension.NAMES:
+    if schema.name.split("::")[0] in libraries.NAMES:
         has = torch._C._dispatch_has_kernel_for_dispatch_key
         print(schema.name, *(key for key in ("CPU", "CUDA") if has(schema.name, key)))
 print(torch.ops.raymarching.morton3D(torch.tensor([[1, 2, 3]], dtype=torch.int32)).item())
@@ -77,13 +77,13 @@ def test_libraries_with_kernels_for_a_gpu_are_linked_and_loaded(tmp_path):
     assert done.returncode == 0, done.stderr + logs
     *operators, code = done.stdout.splitlines()
     kernels = {name: devices for name, *devices in map(str.split, operators)}
-    assert {name.split("::")[0] for name in kernels} == set(extension.NAMES)
+    assert {name.split("::")[0] for name in kernels} == set(libraries.NAMES)
     assert {name for name, devices in kernels.items() if "CUDA" not in devices} == CPU_ALONE
     assert code == "53"
 
 
 def test_examples_of_the_emulation_compile(tmp_path):
     command = ["nvcc", "-c", str(EXAMPLES), "-o", str(tmp_path / "examples.o"), "-std=c++20", STRICT]
-    flags = [*extension.CUDA_FLAGS, "-arch=sm_90", f"-I{ROOT}", f"-I{Path(torch.__file__).parent / 'include'}"]
+    flags = [*libraries.CUDA_FLAGS, "-arch=sm_90", f"-I{ROOT}", f"-I{Path(torch.__file__).parent / 'include'}"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

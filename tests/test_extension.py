@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import extension
-from common import toolchain
+from common import libraries, toolchain
 
-ROOT = Path(extension.ROOT)
+ROOT = libraries.ROOT
 OPS = """#include "common/csrc/common.h"
 STABLE_TORCH_LIBRARY(tiny, m) { m.def("triple(Tensor x) -> Tensor"); }
 """
@@ -29,7 +29,7 @@ STABLE_TORCH_LIBRARY_IMPL(tiny, CPU, m) { m.impl("triple", TORCH_BOX(&triple)); 
 """
 HEADER = '#include "common/csrc/common.h"\nconstexpr float kFactor = 3.0f;\n'
 USE = "import torch, extension; print(extension.load('tiny') and torch.ops.tiny.triple(torch.ones(2)).tolist())"
-SETUP = "import extension, setuptools; setuptools.setup(**extension.setup_kwargs('tiny'))"
+SETUP = "import setuptools; from common import libraries; setuptools.setup(**libraries.setup_kwargs('tiny'))"
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 needs_cpu_build = pytest.mark.skipif(torch.cuda.is_available(), reason="the tiny extension has no CUDA source")
@@ -70,21 +70,21 @@ def library(house: Path) -> Path:
     "changed", ["tiny/csrc/cpu.cpp", "tiny/csrc/tiny.h", "common/csrc/common.h", "other/csrc/other.h"]
 )
 def test_a_change_of_source_or_header_changes_the_key(house, monkeypatch, changed):
-    monkeypatch.setattr(extension, "ROOT", house)
-    monkeypatch.setitem(extension.INCLUDES, "tiny", ("other",))
+    monkeypatch.setattr(libraries, "ROOT", house)
+    monkeypatch.setitem(libraries.INCLUDES, "tiny", ("other",))
     (house / "other/csrc").mkdir(parents=True)
-    before = extension.status("tiny"), extension._cached("tiny")
+    before = extension.status("tiny"), libraries.cached("tiny")
     with open(house / changed, "a") as file:
         file.write("\n")
-    assert extension._cached("tiny") != before[1]
+    assert libraries.cached("tiny") != before[1]
     assert before[0].library is None
 
 
 def test_a_change_of_flags_changes_the_key(house, monkeypatch):
-    monkeypatch.setattr(extension, "ROOT", house)
-    before = extension._cached("tiny")
-    monkeypatch.setattr(extension, "CXX_FLAGS", [*extension.CXX_FLAGS, "-O1"])
-    assert extension._cached("tiny") != before
+    monkeypatch.setattr(libraries, "ROOT", house)
+    before = libraries.cached("tiny")
+    monkeypatch.setattr(libraries, "CXX_FLAGS", [*libraries.CXX_FLAGS, "-O1"])
+    assert libraries.cached("tiny") != before
 
 
 @needs_compiler
@@ -153,7 +153,7 @@ def test_without_a_compiler_one_warning_and_the_references_serve(house):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import torch, extension, shencoder, freqencoder, shencoder.reference as r\n"
-        "extension._beside = extension._cached\n"  # a library that install_ext.sh left would serve
+        "extension.libraries.beside = extension.libraries.cached\n"  # a library that install_ext.sh left would serve
         "d = torch.rand(5, 3)\n"
         "same = torch.equal(shencoder.sh_encode(d, 4), r.sh_encode(d, 4))\n"
         "freqencoder.freq_encode(d), shencoder.sh_encode(d, 2)\n"
@@ -222,13 +222,13 @@ def toolkit(tmp_path, monkeypatch):
 def test_a_cuda_toolkit_of_another_major_version_is_named(toolkit, monkeypatch):
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(toolkit("cuda", "11.8")))
     fix = r'CUDA 13.0, there is 11.8 in \S+cuda: pip install "cuda-toolkit\[nvcc,cccl\]==13.0.\*", or set CUDA_HOME to'
-    with pytest.raises(extension.ExtensionBuildError, match=fix):
+    with pytest.raises(toolchain.ExtensionBuildError, match=fix):
         toolchain.cuda_toolkit()
 
 
 def test_without_any_cuda_toolkit_an_older_torch_is_not_sent_to_pip(toolkit, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    with pytest.raises(extension.ExtensionBuildError, match="^no nvcc for torch's CUDA 12.8: set CUDA_HOME to a CUDA"):
+    with pytest.raises(toolchain.ExtensionBuildError, match="^no nvcc for torch's CUDA 12.8: set CUDA_HOME to a CUDA"):
         toolchain.cuda_toolkit()
 
 
@@ -245,7 +245,7 @@ def test_the_cuda_toolkit_that_pip_installed_serves_where_the_other_does_not_fit
 @pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
 @pytest.mark.parametrize("name", ["gridencoder", "fusedfield"])  # which are written for several sets of instructions
 def test_clang_compiles_the_kernels_of_the_cpu(name, tmp_path):
-    flags = [*extension.CXX_FLAGS, "-O0", "-std=c++20", f"-I{ROOT}", f"-I{Path(torch.__file__).parent / 'include'}"]
+    flags = [*libraries.CXX_FLAGS, "-O0", "-std=c++20", f"-I{ROOT}", f"-I{Path(torch.__file__).parent / 'include'}"]
     command = ["clang++", "-c", str(ROOT / name / "csrc" / "cpu.cpp"), "-o", str(tmp_path / "cpu.o"), *flags]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import extension
+from common import libraries
 from nerf import comparisons, first_use
 
 GPU = torch.device("cuda", 0)
@@ -122,7 +123,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(first_use, "compare_apart", apart)
     monkeypatch.setattr(extension, "status", lambda name: replace(status, library=tmp_path / f"{name}.so"))
     monkeypatch.setattr(extension, "_loaded", dict.fromkeys(extension.NAMES, True))
-    monkeypatch.setattr(extension, "_errors", {})
+    monkeypatch.setattr(libraries, "failures", {})
     monkeypatch.setattr(extension, "_mode", "native")
     return calls
 

@@ -35,7 +35,7 @@ def check(tmp_path):
         "python",
         f"""case "$*" in
             -\\ *) exec {sys.executable} "$@" ;;
-            *extension.py) exit 7 ;;
+            *common.libraries) exit 7 ;;
             *pytest*) echo "1 failed"; exit 3 ;;
             *bench.py\\ sd*) echo "out of memory"; exit 1 ;;
             *bench.py*) echo '{{"rows": []}}' > "${{@: -1}}" ;;
