@@ -1,7 +1,7 @@
 """A frozen model as one launch: what it does for tensors of a shape is recorded once and played from then on.
 
 A UNet is some thousand kernels, which Python starts one by one; a fast GPU is through with each before the next one
-comes, and on a CPU a small model waits for Python a third of its time. A CUDA graph, or TorchScript, starts them all.
+comes, and on a CPU a small model spends a quarter of its time in Python. A CUDA graph, or TorchScript, starts them all.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ class Recorded:
     def _record(self, shapes: tuple, tensors: tuple[Tensor, ...]) -> None:
         try:
             self.recordings[shapes] = Recording(self.recorder(self.function, tensors))
-        except RuntimeError as error:  # a lack of memory, too: without a recording it may last
-            self._give_up(str(error).splitlines()[0])
+        except Exception as error:  # a lack of memory, too: without a recording it may last
+            self._give_up(f"{type(error).__name__}: {error}".splitlines()[0])
 
     def _checked(self, result: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
         """What was played, or what the function gives where that is something else."""

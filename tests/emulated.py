@@ -44,15 +44,15 @@ def _run(command: Sequence[str | Path]) -> None:
         raise RuntimeError(done.stderr)
 
 
-def compile_libraries(libraries: Mapping[Path, Sequence[Path]], extra: Sequence[str] = ()) -> None:
+def compile_libraries(wanted: Mapping[Path, Sequence[Path]], extra: Sequence[str] = ()) -> None:
     """Each shared library of its CUDA and C++ sources and the emulation. Raises RuntimeError."""
     emulation = [EMULATION / "emulation.cpp", EMULATION / "runtime.cpp"]
     options = [*flags(), *extra]
     with TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        sources = dict.fromkeys(source for own in libraries.values() for source in [*own, *emulation])
+        sources = dict.fromkeys(source for own in wanted.values() for source in [*own, *emulation])
         objects = {source: os.path.join(folder, f"{number}.o") for number, source in enumerate(sources)}
         list(pool.map(lambda source: _run([COMPILER, "-c", *options, "-xc++", source, "-o", objects[source]]), objects))
-        for library, own in libraries.items():
+        for library, own in wanted.items():
             parts = [objects[source] for source in [*own, *emulation]]
             _run([COMPILER, "-shared", *extra, *parts, f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-o", library])
 
@@ -60,8 +60,8 @@ def compile_libraries(libraries: Mapping[Path, Sequence[Path]], extra: Sequence[
 def compile_extensions(names: Sequence[str], folder: Path, extra: Sequence[str] = ()) -> Path:
     """<folder>/<name>.so of each extension: its CUDA sources and ops.cpp."""
     csrc = {folder / f"{name}.so": libraries.ROOT / name / "csrc" for name in names}
-    libraries = {library: [*sorted(own.glob("cuda*.cu")), own / "ops.cpp"] for library, own in csrc.items()}
-    compile_libraries(libraries, extra)
+    wanted = {library: [*sorted(own.glob("cuda*.cu")), own / "ops.cpp"] for library, own in csrc.items()}
+    compile_libraries(wanted, extra)
     return folder
 
 

@@ -53,13 +53,14 @@ def test_every_shape_and_type_has_a_recording_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("operation not permitted\nmore"), torch.OutOfMemoryError("CUDA out of memory\nmore")]
+    "error",
+    [RuntimeError("operation not permitted\nmore"), torch.OutOfMemoryError("CUDA out of memory\nmore"), TypeError()],
 )
 def test_a_recording_that_fails_is_said_once_and_the_function_called(caplog, error):
     recorded = Recorded(torch.square, lambda: Fake(error))
     x = torch.randn(3)
     assert all(torch.equal(recorded(x), x * x) for _ in range(4))
-    reason = str(error).splitlines()[0]
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
     assert caplog.messages == [f"no CUDA graph, kernels are started one by one as with --eager ({reason})"]
 
 
