@@ -74,9 +74,9 @@ def in_places(play: Callable[[], None], places: tuple[Tensor, ...], result: Tens
 class TorchScript:
     """Traces functions, for a CPU: the same kernels on the same numbers, started from C++.
 
-    What follows from weights alone is computed once and kept. The trace of Toybox's UNet takes 2 s on two Zen 3 cores,
-    and a pass of 96 ms then 69. PyTorch means to replace TorchScript, but a trace by torch.compile takes a minute, and
-    one by torch.export is played from Python, at 81 ms.
+    What follows from weights alone is computed once and kept. Toybox's UNet is traced in 2 s on two Zen 3 cores, and a
+    pass takes 69 ms instead of 96. PyTorch means to replace TorchScript; but torch.compile took 119 s there for a pass
+    of 83 ms, and the same calls written down and played from Python (torch.fx) took 81.
     """
 
     name, after, keeps_memory = "TorchScript", 8, False
