@@ -31,7 +31,7 @@ glibc = pytest.mark.skipif(
 
 
 def faults(what: str, **environment: str) -> int:
-    """Page faults of rounds of making and freeing 4,096 pages."""
+    """Page faults of rounds of making and freeing 4,096 pages; fewer where the system hands out large ones."""
     given = {"PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run([sys.executable, "-c", FAULTS, what], env=given, capture_output=True, text=True, check=True)
     return int(done.stdout)
@@ -39,7 +39,7 @@ def faults(what: str, **environment: str) -> int:
 
 @glibc
 def test_freed_memory_is_kept_for_the_next_tensor():
-    assert faults("keep") < ROUNDS * PAGES / 100
+    assert faults("keep") < faults("leave") / 20
 
 
 @glibc
@@ -47,4 +47,4 @@ def test_freed_memory_is_kept_for_the_next_tensor():
     "name, value", [("MALLOC_TRIM_THRESHOLD_", "65536"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=65536")]
 )
 def test_what_the_user_has_set_stays(name, value):
-    assert faults("keep", **{name: value}) > ROUNDS * PAGES / 10
+    assert faults("keep", **{name: value}) > faults("leave", **{name: value}) / 2 > 0
