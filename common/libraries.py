@@ -206,12 +206,12 @@ def beside(name: str) -> Path:
     return ROOT / name / f"_C.{_source_hash(name)}-{_variant()}.so"
 
 
-if __name__ == "__main__":  # scripts/install_ext.sh
+if __name__ == "__main__":  # scripts/install_ext.sh and gpu_check.sh
     started = time.perf_counter()
     try:
         build_all(progress=True)
         for installed in map(install, NAMES):
             print(installed)
     except ExtensionBuildError as failure:
-        sys.exit(f"install_ext.sh: {failure}")
+        sys.exit(f"common/libraries.py: {failure}")
     print(f"{len(NAMES)} extensions ready in {time.perf_counter() - started:.1f} s")

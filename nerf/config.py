@@ -90,7 +90,7 @@ class GuidanceConfig:
     guidance_device: str | None = opt(
         None, "where the guidance computes: cpu, cuda or cuda:<n>, e.g. a second GPU (that of --device)", kind=str
     )
-    eager: bool = opt(False, "start the kernels of the diffusion model one by one, not as one recording")
+    eager: bool = opt(False, "start the diffusion model's kernels one by one: no CUDA graph, no TorchScript")
     IF: bool = opt(False, "preset: --guidance IF --latent_iter_ratio 0")
     guidance_scale: float = opt(100.0, "strength of classifier-free guidance", low=0)
     guidance_anneal: float = opt(0.0, "move --guidance_scale to this over the run; 0: constant", low=0)

@@ -10,8 +10,9 @@ from torch import nn
 
 from guidance.folded import Folded, fold
 from guidance.stable_diffusion import StableDiffusion
+from nerf.config import Config
 
-PRIOR = Path(__file__).resolve().parents[1] / "toybox" / "prior"
+PRIOR = Path(Config().guidance.toybox_dir)
 SIDES = [1, 2, 3, 4, 5, 31, 64]
 
 
